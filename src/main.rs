@@ -1,2 +1,4 @@
-//! placeholder
-fn main() {}
+//! The one executable; see [`beampilot::cli`].
+fn main() -> std::process::ExitCode {
+    std::process::ExitCode::SUCCESS
+}

@@ -1,0 +1,3 @@
+//! Arrivals: the one thread that lists directories. Turns listings into complete scans; opens no scan file.
+
+pub mod scan;

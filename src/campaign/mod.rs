@@ -1,0 +1,1 @@
+//! The user's TOML: types, validation with file, line and remedy, defaults.

@@ -1,0 +1,1 @@
+//! The pure core and the driver around it.

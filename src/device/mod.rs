@@ -1,0 +1,1 @@
+//! Processors and GPUs of this host.

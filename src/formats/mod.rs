@@ -1,0 +1,1 @@
+//! Facility file layouts: reading what a task needs, writing part files.

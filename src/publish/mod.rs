@@ -1,0 +1,1 @@
+//! Bundles: manifest, checksums, the one rename.

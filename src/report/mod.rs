@@ -1,0 +1,1 @@
+//! Status files and what people see of them.

@@ -1,0 +1,1 @@
+//! What beampilot knows about the places it runs.

@@ -1,0 +1,1 @@
+//! Everything under the state folder: claims, journal, records; the `Fs` trait.

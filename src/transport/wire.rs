@@ -1,0 +1,74 @@
+//! The messages. Only bytes travel: bincode of these types inside a versioned frame.
+
+use crate::technique::plan::{Fault, JobContext, TaskOutput, TaskSpec};
+use serde::{Deserialize, Serialize};
+
+/// From the coordinator.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum ToWorker {
+    /// First message, and the answer to a [`FromWorker::Hello`]: the pilot's id.
+    Welcome {
+        /// The pilot's id.
+        pilot: String,
+    },
+    /// Everything about a job; replaces an earlier epoch of the same job.
+    Job(Box<JobContext>),
+    /// Do this task. Its job was sent before.
+    Run {
+        /// Number of this try, unique in the pilot.
+        attempt: u64,
+        /// The job, as in [`JobContext::job`].
+        job: u64,
+        /// The task.
+        task: TaskSpec,
+    },
+    /// Drop this attempt if it has not started; otherwise its result will be ignored.
+    Cancel {
+        /// The attempt.
+        attempt: u64,
+    },
+    /// The job is over; forget its context.
+    Forget {
+        /// The job.
+        job: u64,
+    },
+    /// Finish nothing more, say [`FromWorker::Bye`] and end.
+    Shutdown,
+}
+
+/// From a worker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum FromWorker {
+    /// First message.
+    Hello {
+        /// [`crate::BUILD`] of the sender; another build is refused.
+        build: String,
+        /// Host name.
+        host: String,
+        /// Process id.
+        pid: u32,
+        /// Threads of the executor.
+        threads: u32,
+        /// Bytes one task may use.
+        task_memory: u64,
+    },
+    /// An attempt left the prefetch queue and is being read.
+    Started {
+        /// The attempt.
+        attempt: u64,
+    },
+    /// An attempt ended.
+    Done {
+        /// The attempt.
+        attempt: u64,
+        /// What came of it.
+        result: Result<TaskOutput, Fault>,
+    },
+    /// Alive, sent every second or so even while computing.
+    Beat {
+        /// Resident memory of the process, bytes.
+        rss: u64,
+    },
+    /// Last message.
+    Bye,
+}

@@ -1,0 +1,1 @@
+//! Executors and the agents that feed them.
