@@ -1,1 +1,15 @@
-//! The pure core and the driver around it.
+//! The pure core and the driver around it. `core` decides, `driver` moves bytes, `io` touches the filesystem.
+//!
+//! `core`, `dispatch`, `job`, `queue`, `workers`, `event` and `view` import no clock, thread, filesystem or MPI
+//! item: `tests::the_core_is_pure` reads their source and says so.
+
+pub mod core;
+mod dispatch;
+pub mod event;
+pub mod job;
+pub mod queue;
+pub mod view;
+pub mod workers;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,577 @@
+//! The coordinator's decisions, pure: `step(now, event)` appends orders to `out`; [`Core::next_deadline`] says
+//! when to call again although nothing happened.
+//!
+//! Inputs: [`Event`]s in the order they became known. Outputs: [`Ordered`] actions; those with `after` must
+//! follow the durability of that journal entry. No I/O, no clock, no threads, no randomness; iteration order
+//! is that of keys, so that the same events give the same actions.
+//!
+//! Invariants ([`Core::check_invariants`], run after every step in tests):
+//! - an attempt belongs to one task of one living job and sits with one living worker, and the other way round;
+//! - a job is in line exactly when it has something ready and may run;
+//! - only a claimed job has tasks beyond its check; a job that is over has no attempts;
+//! - a task is done at most once, and a job is published only when all its tasks are.
+//!
+//! Late and unknown messages (a result of a cancelled attempt, a worker that was given up) are normal and
+//! change nothing.
+
+use super::event::*;
+use super::job::{Claim, Job, Phase, Task, job_key};
+use super::queue::{Class, Order, Place, Queue};
+use super::workers::Workers;
+use crate::arrivals::scan::{InputVersion, Scan};
+use crate::technique::plan::{TaskKind, TaskSpec};
+use crate::transport::WorkerId;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// What the core knows of a stream.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StreamSpec {
+    /// Name.
+    pub name: String,
+    /// Technique.
+    pub technique: String,
+    /// Canonical recipe, JSON.
+    pub recipe: String,
+    /// Allowed lag, seconds.
+    pub deadline_s: f64,
+    /// Order.
+    pub order: Order,
+    /// Weight.
+    pub weight: u32,
+}
+
+/// Tunables, with the reasons for their defaults.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limits {
+    /// Claim while the claimed work would take the workers less than this, seconds (DESIGN: about 30 s).
+    pub claim_ahead_s: f64,
+    /// Failures of one task on healthy executors that quarantine the scan.
+    pub max_strikes: u32,
+    /// Workers that may die with tasks of one job before the job is blamed: at the fourth it is quarantined.
+    pub max_deaths: u32,
+    /// Ask again for a job that another pilot owns, seconds.
+    pub foreign_retry_s: f64,
+    /// First and longest wait before storage is probed again, seconds.
+    pub storage_retry_s: (f64, f64),
+    /// How many ended jobs `view` remembers.
+    pub history: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            claim_ahead_s: 30.0,
+            max_strikes: 3,
+            max_deaths: 4,
+            foreign_retry_s: 2.0,
+            storage_retry_s: (1.0, 30.0),
+            history: 200,
+        }
+    }
+}
+
+/// One try, by number.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Attempt {
+    pub job: JobNo,
+    pub task: usize,
+    pub worker: WorkerId,
+    pub sent: Time,
+    pub expected_s: f64,
+}
+
+/// The filesystem, as the faults tell.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Storage {
+    Fine,
+    /// Nothing is assigned or claimed until a probe succeeds.
+    Paused {
+        since: Time,
+        retry: Time,
+        wait_s: f64,
+        message: String,
+    },
+}
+
+/// How a job ended, kept for people.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Ended {
+    /// Stream.
+    pub stream: String,
+    /// Scan.
+    pub name: String,
+    /// `published`, `quarantined`, `elsewhere` or `changed`.
+    pub outcome: String,
+    /// Bundle or reason.
+    pub detail: String,
+    /// When, milliseconds since the epoch.
+    pub at_ms: u64,
+    /// Lag, for the published.
+    pub lag: Option<Lag>,
+    /// Last byte to preview, seconds.
+    pub preview_s: Option<f64>,
+    /// What was counted, `64 slices`.
+    pub items: String,
+}
+
+/// The state machine.
+#[derive(Debug, Clone)]
+pub struct Core {
+    pub(super) pilot: String,
+    pub(super) campaign: String,
+    pub(super) streams: Vec<StreamSpec>,
+    pub(super) limits: Limits,
+    pub(super) jobs: BTreeMap<JobNo, Job>,
+    pub(super) by_scan: BTreeMap<(usize, String), JobNo>,
+    pub(super) attempts: BTreeMap<AttemptNo, Attempt>,
+    pub(super) queue: Queue,
+    pub(super) workers: Workers,
+    /// Jobs that may become late, by deadline.
+    pub(super) deadlines: BTreeSet<(Time, JobNo)>,
+    /// Jobs complete and unclaimed, in the order they would be claimed within their stream.
+    pub(super) unclaimed: Queue,
+    /// Learned seconds of a task of cost 1, by technique and stage name.
+    pub(super) learned: BTreeMap<(String, String), f64>,
+    pub(super) storage: Storage,
+    pub(super) draining: bool,
+    pub(super) quiet: Option<usize>,
+    pub(super) finished: bool,
+    pub(super) next_job: u64,
+    pub(super) next_attempt: u64,
+    pub(super) seq: u64,
+    pub(super) history: VecDeque<Ended>,
+    pub(super) counts: Counts,
+    /// Jobs dropped while their claim was being tried, with their keys.
+    pub(super) orphans: BTreeMap<JobNo, String>,
+    out: Vec<Ordered>,
+}
+
+/// Totals since the pilot began.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Counts {
+    /// Scans that arrived.
+    pub arrived: u64,
+    /// Published.
+    pub published: u64,
+    /// Quarantined.
+    pub quarantined: u64,
+    /// Tasks finished.
+    pub tasks: u64,
+    /// Tries that failed.
+    pub failed_tries: u64,
+    /// Published after their deadline.
+    pub late: u64,
+}
+
+impl Core {
+    /// A core with nothing to do.
+    pub fn new(
+        pilot: impl Into<String>,
+        campaign: impl Into<String>,
+        streams: Vec<StreamSpec>,
+        limits: Limits,
+    ) -> Self {
+        let weights: Vec<u32> = streams.iter().map(|s| s.weight).collect();
+        Self {
+            pilot: pilot.into(),
+            campaign: campaign.into(),
+            queue: Queue::new(weights.iter().copied()),
+            unclaimed: Queue::new(weights),
+            streams,
+            limits,
+            jobs: BTreeMap::new(),
+            by_scan: BTreeMap::new(),
+            attempts: BTreeMap::new(),
+            workers: Workers::default(),
+            deadlines: BTreeSet::new(),
+            learned: BTreeMap::new(),
+            storage: Storage::Fine,
+            draining: false,
+            quiet: None,
+            finished: false,
+            next_job: 1,
+            next_attempt: 1,
+            seq: 0,
+            history: VecDeque::new(),
+            counts: Counts::default(),
+            orphans: BTreeMap::new(),
+            out: Vec::new(),
+        }
+    }
+
+    /// Takes in one fact and appends the orders that follow from it.
+    pub fn step(&mut self, now: Time, event: Event, out: &mut Vec<Ordered>) {
+        self.handle(now, event);
+        self.on_time(now);
+        self.claim_more();
+        self.assign_all(now);
+        self.end_if_done();
+        out.append(&mut self.out);
+    }
+
+    /// When `step(_, Event::Tick)` is due although nothing happened.
+    pub fn next_deadline(&self) -> Option<Time> {
+        let late = self.deadlines.first().map(|(t, _)| *t);
+        let storage = match &self.storage {
+            Storage::Paused { retry, .. } => Some(*retry),
+            Storage::Fine => None,
+        };
+        let foreign = self.jobs.values().filter_map(|j| match &j.phase {
+            Phase::Foreign { retry, .. } => Some(*retry),
+            _ => None,
+        });
+        late.into_iter().chain(storage).chain(foreign).min()
+    }
+
+    fn handle(&mut self, now: Time, event: Event) {
+        match event {
+            Event::Arrived { scan, check } => self.on_arrived(now, scan, check),
+            Event::Rejected { stream, name, version, reason } => self.on_rejected(now, &stream, name, version, reason),
+            Event::ArrivalsQuiet { incomplete } => self.quiet = Some(incomplete),
+            Event::WorkerJoined { worker, host, threads, task_memory } => {
+                self.workers.join(worker, host, threads, task_memory);
+            }
+            Event::WorkerLost { worker, reason } => self.on_worker_lost(now, worker, &reason),
+            Event::Started { .. } | Event::Tick => {}
+            Event::TaskEnded { worker, attempt, result } => self.on_task_ended(now, worker, attempt, result),
+            Event::Claimed { job, outcome } => self.on_claimed(now, job, outcome),
+            Event::Published { job, outcome } => self.on_published(now, job, outcome),
+            Event::Quarantined { job, result } => self.on_quarantined(now, job, result),
+            Event::StorageProbed { result } => self.on_storage_probed(now, result),
+            Event::Urgent { stream, name } => self.on_urgent(&stream, &name),
+            Event::Drain => self.draining = true,
+        }
+    }
+
+    // ---- orders -------------------------------------------------------------------------------------------
+
+    pub(super) fn order(&mut self, action: Action) {
+        self.out.push(Ordered { action, after: None });
+    }
+
+    pub(super) fn order_after(&mut self, after: u64, action: Action) {
+        self.out.push(Ordered { action, after: Some(after) });
+    }
+
+    /// Orders a journal entry and returns its number.
+    pub(super) fn record(&mut self, entry: Entry) -> u64 {
+        self.seq += 1;
+        let seq = self.seq;
+        self.order(Action::Record { seq, entry });
+        seq
+    }
+
+    pub(super) fn tell(&mut self, no: JobNo, verdict: Verdict) {
+        let Some(job) = self.jobs.get(&no) else { return };
+        let (stream, name, version) = (job.scan.stream.clone(), job.scan.name.clone(), job.scan.version());
+        self.order(Action::Tell { stream, name, version, verdict });
+    }
+
+    // ---- arrivals -----------------------------------------------------------------------------------------
+
+    fn on_arrived(&mut self, now: Time, scan: Scan, check: Check) {
+        let Some(stream) = self.streams.iter().position(|s| s.name == scan.stream) else { return };
+        let spec = &self.streams[stream];
+        let key = job_key(&spec.name, &scan.name, scan.version(), &spec.technique, &spec.recipe);
+        let deadline = Time::from_ms(scan.last_byte_ms).plus_s(spec.deadline_s);
+        let at = (stream, scan.name.clone());
+        if let Some(old) = self.by_scan.get(&at).copied() {
+            if self.jobs.get(&old).is_some_and(|j| j.key == key) {
+                return;
+            }
+            self.drop_job(now, old, "changed", "a newer version of the scan arrived");
+        }
+        let no = JobNo(self.next_job);
+        self.next_job += 1;
+        self.quiet = None;
+        self.counts.arrived += 1;
+        self.record(Entry::Arrived { job: no.0, key: key.clone(), bytes: scan.bytes() });
+        let complete = Time::from_ms(scan.complete_ms);
+        let timeline = Timeline { last_byte: Time::from_ms(scan.last_byte_ms), complete, ..Timeline::default() };
+        let first = match &check {
+            Check::Probe => Some((TaskKind::Probe, Vec::new())),
+            Check::Verify(manifest) => Some((TaskKind::Verify, manifest.clone())),
+            Check::None => None,
+        };
+        let mut job = Job::new(stream, key, scan, check, deadline);
+        job.timeline = timeline;
+        if let Some((kind, params)) = first {
+            job.add_task(control_task(kind, params), 0);
+        }
+        self.by_scan.insert(at, no);
+        self.deadlines.insert((deadline, no));
+        let checked = job.ready.is_empty();
+        self.jobs.insert(no, job);
+        if checked { self.to_unclaimed(now, no) } else { self.place(now, no) }
+    }
+
+    fn on_rejected(&mut self, now: Time, stream: &str, name: String, version: Option<InputVersion>, reason: String) {
+        let Some(index) = self.streams.iter().position(|s| s.name == stream) else { return };
+        if let Some(old) = self.by_scan.get(&(index, name.clone())).copied() {
+            self.drop_job(now, old, "changed", "arrivals gave the scan up");
+        }
+        let no = JobNo(self.next_job);
+        self.next_job += 1;
+        let spec = &self.streams[index];
+        let at = version.unwrap_or(InputVersion(0));
+        let key = job_key(stream, &name, at, &spec.technique, &spec.recipe);
+        let scan = Scan {
+            stream: stream.to_owned(),
+            name: name.clone(),
+            root: std::path::PathBuf::new(),
+            members: Vec::new(),
+            roles: BTreeMap::new(),
+            last_byte_ms: now.0 / 1000,
+            complete_ms: now.0 / 1000,
+        };
+        let job = Job::new(index, key, scan, Check::None, now);
+        self.by_scan.insert((index, name), no);
+        self.jobs.insert(no, job);
+        self.quarantine(now, no, reason);
+    }
+
+    fn on_urgent(&mut self, stream: &str, name: &str) {
+        let found = self.jobs.iter().find(|(_, j)| j.scan.stream == stream && j.scan.name == name).map(|(n, _)| *n);
+        let Some(no) = found else { return };
+        self.unplace(no);
+        if let Some(job) = self.jobs.get_mut(&no) {
+            job.urgent = true;
+        }
+        self.place(Time(0), no);
+    }
+
+    // ---- line and claims ----------------------------------------------------------------------------------
+
+    fn class(&self, job: &Job, now: Time) -> Class {
+        let preview = job.ready.front().is_some_and(|&t| job.tasks[t].spec.kind < TaskKind::Stage);
+        if job.urgent {
+            Class::Urgent
+        } else if now > job.deadline {
+            Class::Background
+        } else if preview {
+            Class::Preview
+        } else {
+            Class::Normal
+        }
+    }
+
+    /// Puts a job where it belongs: in line for workers when something is ready, in line for a claim when it waits for one.
+    pub(super) fn place(&mut self, now: Time, no: JobNo) {
+        self.unplace(no);
+        let Some(job) = self.jobs.get(&no) else { return };
+        let spec = &self.streams[job.stream];
+        let at = Place::new(self.class(job, now), spec.order, job.deadline, job.timeline.last_byte, no);
+        let stream = job.stream;
+        let waits = job.phase == Phase::Unclaimed;
+        if waits {
+            self.unclaimed.insert(stream, at);
+        } else if !job.ready.is_empty() {
+            self.queue.insert(stream, at);
+        } else {
+            return;
+        }
+        if let Some(job) = self.jobs.get_mut(&no) {
+            job.place = Some(at);
+        }
+    }
+
+    pub(super) fn unplace(&mut self, no: JobNo) {
+        let Some(job) = self.jobs.get_mut(&no) else { return };
+        let stream = job.stream;
+        if let Some(place) = job.place.take()
+            && !self.queue.remove(stream, &place)
+        {
+            self.unclaimed.remove(stream, &place);
+        }
+    }
+
+    fn to_unclaimed(&mut self, now: Time, no: JobNo) {
+        if let Some(job) = self.jobs.get_mut(&no) {
+            job.phase = Phase::Unclaimed;
+            job.timeline.checked = now;
+        }
+        self.place(now, no);
+    }
+
+    /// Expected seconds of everything claimed and not finished, over all workers.
+    fn backlog_s(&self) -> f64 {
+        let workers = self.workers.len().max(1) as f64;
+        let of = |job: &Job| {
+            let spec = &self.streams[job.stream];
+            match &job.plan {
+                Some(_) => {
+                    let known = job.tasks.iter().filter(|t| !t.done).take(10_000);
+                    known.map(|t| self.expected_s(&spec.technique, &stage_name(job, t), t.spec.cost)).sum::<f64>()
+                }
+                None => self.learned.get(&(spec.technique.clone(), JOB.to_owned())).copied().unwrap_or(1.0),
+            }
+        };
+        self.jobs.values().filter(|j| j.is_active()).map(of).sum::<f64>() / workers
+    }
+
+    fn claim_more(&mut self) {
+        if self.draining || self.workers.is_empty() || self.storage != Storage::Fine || self.unclaimed.is_empty() {
+            return;
+        }
+        let mut backlog = self.backlog_s();
+        while backlog < self.limits.claim_ahead_s {
+            let Some((stream, place)) = self.unclaimed.next() else { return };
+            let no = place.job;
+            self.unplace(no);
+            self.unclaimed.charge(stream, 1.0);
+            let Some(job) = self.jobs.get_mut(&no) else { continue };
+            job.phase = Phase::Claiming;
+            let action = Action::Claim { job: no, key: job.key.clone(), scan: Box::new(job.scan.clone()) };
+            self.order(action);
+            let technique = self.streams[stream].technique.clone();
+            let expected = self.learned.get(&(technique, JOB.to_owned())).copied().unwrap_or(1.0);
+            backlog += expected / self.workers.len().max(1) as f64;
+        }
+    }
+
+    fn on_claimed(&mut self, now: Time, no: JobNo, outcome: ClaimOutcome) {
+        let Some(job) = self.jobs.get_mut(&no).filter(|j| j.phase == Phase::Claiming) else {
+            // The job was dropped while the I/O pool worked: what it won must be given back.
+            let orphan = self.orphans.remove(&no);
+            if let (ClaimOutcome::Won { generation, staging }, Some(key)) = (outcome, orphan) {
+                self.order(Action::Release { key, generation, staging });
+            }
+            return;
+        };
+        match outcome {
+            ClaimOutcome::Won { generation, staging } => {
+                job.claim = Some(Claim { generation, staging });
+                job.timeline.claimed = now;
+                job.phase = Phase::Planning;
+                job.epoch += 1;
+                job.add_task(control_task(TaskKind::Plan, Vec::new()), 0);
+                self.record(Entry::Claimed { job: no.0, generation });
+                self.place(now, no);
+            }
+            ClaimOutcome::Foreign { owner } => {
+                let retry = now.plus_s(self.limits.foreign_retry_s);
+                job.phase = Phase::Foreign { retry, owner };
+            }
+            ClaimOutcome::Published => self.done_elsewhere(now, no, "already published"),
+            ClaimOutcome::Quarantined => self.done_elsewhere(now, no, "already in quarantine"),
+            ClaimOutcome::Changed => {
+                self.tell(no, Verdict::Changed);
+                self.drop_job(now, no, "changed", "the scan changed before it was claimed");
+            }
+            ClaimOutcome::Storage(message) => {
+                job.phase = Phase::Unclaimed;
+                self.place(now, no);
+                self.pause_storage(now, message);
+            }
+        }
+    }
+
+    fn done_elsewhere(&mut self, now: Time, no: JobNo, why: &str) {
+        self.tell(no, Verdict::Done);
+        self.drop_job(now, no, "elsewhere", why);
+    }
+
+    // ---- time, storage, end -------------------------------------------------------------------------------
+
+    fn on_time(&mut self, now: Time) {
+        while let Some((at, no)) = self.deadlines.first().copied().filter(|(at, _)| *at < now) {
+            self.deadlines.remove(&(at, no));
+            if self.jobs.get(&no).is_some_and(|j| j.place.is_some()) {
+                self.place(now, no);
+            }
+        }
+        let due = |j: &Job| matches!(&j.phase, Phase::Foreign { retry, .. } if *retry <= now);
+        let again: Vec<JobNo> = self.jobs.iter().filter(|(_, j)| due(j)).map(|(no, _)| *no).collect();
+        for no in again {
+            if let Some(job) = self.jobs.get_mut(&no) {
+                job.phase = Phase::Unclaimed;
+            }
+            self.place(now, no);
+        }
+        if let Storage::Paused { retry, wait_s, .. } = &mut self.storage
+            && *retry <= now
+        {
+            let longest = self.limits.storage_retry_s.1;
+            *wait_s = (*wait_s * 2.0).min(longest);
+            // Until the answer comes: a probe may hang on a stalled filesystem, and one is enough.
+            *retry = now.plus_s(*wait_s + 3600.0);
+            self.order(Action::ProbeStorage);
+        }
+    }
+
+    pub(super) fn pause_storage(&mut self, now: Time, message: String) {
+        if let Storage::Paused { .. } = self.storage {
+            return;
+        }
+        let wait_s = self.limits.storage_retry_s.0;
+        let text = format!("paused: {message}; nothing new is started until there is room and writes succeed again");
+        self.record(Entry::Alarm { message: text.clone() });
+        self.order(Action::Alarm { message: text });
+        self.storage = Storage::Paused { since: now, retry: now.plus_s(wait_s), wait_s, message };
+    }
+
+    fn on_storage_probed(&mut self, now: Time, result: Result<(), String>) {
+        let Storage::Paused { since, retry, wait_s, message } = &mut self.storage else { return };
+        match result {
+            Ok(()) => {
+                let text = format!("resumed after {:.0} s: storage accepts writes again", now.since_s(*since));
+                self.storage = Storage::Fine;
+                self.record(Entry::Alarm { message: text.clone() });
+                self.order(Action::Alarm { message: text });
+                self.retry_after_storage(now);
+            }
+            Err(why) => {
+                *message = why;
+                *retry = now.plus_s(*wait_s);
+            }
+        }
+    }
+
+    fn end_if_done(&mut self) {
+        if self.finished {
+            return;
+        }
+        let idle = self.jobs.is_empty() && self.quiet.is_some();
+        let holds = |j: &Job| {
+            matches!(j.phase, Phase::Publishing | Phase::Quarantining { .. }) && self.storage == Storage::Fine
+        };
+        let drained = self.draining && self.attempts.is_empty() && !self.jobs.values().any(holds);
+        if idle || drained {
+            self.finished = true;
+            self.release_all();
+            self.order(Action::Finished);
+        }
+    }
+
+    /// Gives back every claim; what was computed stays in staging only until the release sweeps it.
+    pub(super) fn release_all(&mut self) {
+        let claims: Vec<(String, Claim)> =
+            self.jobs.values().filter_map(|j| Some((j.key.clone(), j.claim.clone()?))).collect();
+        for (key, claim) in claims {
+            self.order(Action::Release { key, generation: claim.generation, staging: claim.staging });
+        }
+    }
+}
+
+/// Key of whole jobs in [`Core::learned`].
+pub(super) const JOB: &str = "(job)";
+
+pub(super) fn control_task(kind: TaskKind, params: Vec<u8>) -> TaskSpec {
+    let label = match kind {
+        TaskKind::Probe => "probe",
+        TaskKind::Verify => "verify",
+        _ => "plan",
+    };
+    TaskSpec { label: label.to_owned(), kind, params, cost: 1.0, bytes_in: 0 }
+}
+
+/// Under which name durations of this task are learned.
+pub(super) fn stage_name(job: &Job, task: &Task) -> String {
+    match task.spec.kind {
+        TaskKind::Stage | TaskKind::Noop => {
+            let stages = job.plan.as_ref().map(|p| p.stages.as_slice()).unwrap_or_default();
+            stages.get(task.stage as usize).map_or_else(String::new, |s| s.name.clone())
+        }
+        kind => format!("{kind:?}").to_lowercase(),
+    }
+}

@@ -1,0 +1,464 @@
+//! What the core is told and what it orders: the whole interface of [`crate::coordinator::core::Core`].
+//!
+//! Contract
+//! - An [`Event`] is a fact that already happened; the core may not refuse it, only find it late or unknown.
+//! - An [`Action`] is an order to a driver. [`Ordered::after`] names the journal entry that must be durable
+//!   before the order is carried out; orders without it may go at once, in the order given.
+//! - Nothing here holds a clock: time is an argument of `step`.
+
+use crate::arrivals::scan::{InputVersion, Scan};
+use crate::technique::plan::{Fault, JobContext, TaskOutput, TaskSpec};
+use crate::transport::WorkerId;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::path::PathBuf;
+
+/// Microseconds since the epoch, never going backwards (drivers add monotonic time to the wall time of their start).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct Time(pub u64);
+
+impl Time {
+    /// From milliseconds since the epoch.
+    pub fn from_ms(ms: u64) -> Self {
+        Self(ms.saturating_mul(1000))
+    }
+    /// This many seconds later.
+    pub fn plus_s(self, seconds: f64) -> Self {
+        Self(self.0.saturating_add((seconds.max(0.0) * 1e6) as u64))
+    }
+    /// Seconds from `earlier` to here, 0 if it is later.
+    pub fn since_s(self, earlier: Self) -> f64 {
+        self.0.saturating_sub(earlier.0) as f64 * 1e-6
+    }
+}
+
+/// Number of a job in this pilot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct JobNo(pub u64);
+
+/// Number of one try at one task, unique in this pilot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct AttemptNo(pub u64);
+
+impl fmt::Display for JobNo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "job {}", self.0)
+    }
+}
+
+/// What must still be shown before a scan may be claimed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Check {
+    /// A technique's probe (rule `settled`).
+    Probe,
+    /// Hashes against the manifest that came with it; the bytes describe it to the executor.
+    Verify(Vec<u8>),
+    /// Nothing: the rule itself is a declaration (marker, renamed).
+    None,
+}
+
+/// What came of an attempt to own a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClaimOutcome {
+    /// Ours; staging exists.
+    Won {
+        /// Generation of the claim.
+        generation: u32,
+        /// Absolute staging folder, made for this generation.
+        staging: PathBuf,
+    },
+    /// Another living pilot has it.
+    Foreign {
+        /// Who.
+        owner: String,
+    },
+    /// It is published already.
+    Published,
+    /// It is in quarantine already.
+    Quarantined,
+    /// A file of the scan changed since it was found complete.
+    Changed,
+    /// The filesystem did not let us.
+    Storage(String),
+}
+
+/// What came of publishing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PublishOutcome {
+    /// There, under this path.
+    Done {
+        /// The bundle.
+        bundle: PathBuf,
+    },
+    /// The input changed before the rename.
+    Changed,
+    /// Another owner took over; our work is void.
+    Fenced,
+    /// The filesystem did not let us; nothing is lost, try again.
+    Storage(String),
+    /// The bundle was not what its manifest says, or something else nobody foresaw.
+    Failed(String),
+}
+
+/// Facts.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A scan is complete by its stream's rule, but for `check`.
+    Arrived {
+        /// The scan.
+        scan: Scan,
+        /// What an executor must still show.
+        check: Check,
+    },
+    /// Arrivals give a scan up: unfit name, link out of the root, timeout.
+    Rejected {
+        /// Stream.
+        stream: String,
+        /// Scan name, escaped for display.
+        name: String,
+        /// Its version, when it has one.
+        version: Option<InputVersion>,
+        /// For the scientist.
+        reason: String,
+    },
+    /// `--once`: arrivals have nothing left that could become complete.
+    ArrivalsQuiet {
+        /// Scans left incomplete.
+        incomplete: usize,
+    },
+    /// An executor said hello.
+    WorkerJoined {
+        /// Its number.
+        worker: WorkerId,
+        /// Its host.
+        host: String,
+        /// Its threads.
+        threads: u32,
+        /// Bytes a task may use there.
+        task_memory: u64,
+    },
+    /// An executor is gone or silent.
+    WorkerLost {
+        /// Its number.
+        worker: WorkerId,
+        /// As known.
+        reason: String,
+    },
+    /// An attempt left the worker's prefetch queue.
+    Started {
+        /// Where.
+        worker: WorkerId,
+        /// Which.
+        attempt: AttemptNo,
+    },
+    /// An attempt ended.
+    TaskEnded {
+        /// Where.
+        worker: WorkerId,
+        /// Which.
+        attempt: AttemptNo,
+        /// How.
+        result: Result<TaskOutput, Fault>,
+    },
+    /// Answer to [`Action::Claim`].
+    Claimed {
+        /// The job.
+        job: JobNo,
+        /// The answer.
+        outcome: ClaimOutcome,
+    },
+    /// Answer to [`Action::Publish`].
+    Published {
+        /// The job.
+        job: JobNo,
+        /// The answer.
+        outcome: PublishOutcome,
+    },
+    /// Answer to [`Action::Quarantine`]: written, or why not.
+    Quarantined {
+        /// The job.
+        job: JobNo,
+        /// An error means storage trouble: it will be tried again.
+        result: Result<(), String>,
+    },
+    /// Answer to [`Action::ProbeStorage`].
+    StorageProbed {
+        /// Room and a durable write, or what is wrong.
+        result: Result<(), String>,
+    },
+    /// Put every job of this scan above all others.
+    Urgent {
+        /// Stream.
+        stream: String,
+        /// Scan name.
+        name: String,
+    },
+    /// Start nothing more; end when what runs has ended.
+    Drain,
+    /// A deadline of [`crate::coordinator::core::Core::next_deadline`] has come.
+    Tick,
+}
+
+/// A line of the journal. Externally tagged JSON; fields only ever get added.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Entry {
+    /// The pilot began.
+    Began {
+        /// Build.
+        build: String,
+    },
+    /// A scan arrived.
+    Arrived {
+        /// Job.
+        job: u64,
+        /// Key.
+        key: String,
+        /// Bytes.
+        bytes: u64,
+    },
+    /// Claimed.
+    Claimed {
+        /// Job.
+        job: u64,
+        /// Generation.
+        generation: u32,
+    },
+    /// A part was finished.
+    Task {
+        /// Job.
+        job: u64,
+        /// Task label.
+        label: String,
+        /// Attempt.
+        attempt: u64,
+        /// Worker.
+        worker: u32,
+    },
+    /// A try failed.
+    Failed {
+        /// Job.
+        job: u64,
+        /// Task label.
+        label: String,
+        /// Attempt.
+        attempt: u64,
+        /// Worker.
+        worker: u32,
+        /// Why.
+        fault: String,
+    },
+    /// Published.
+    Published {
+        /// Job.
+        job: u64,
+        /// Where.
+        bundle: String,
+    },
+    /// Put into quarantine.
+    Quarantined {
+        /// Job.
+        job: u64,
+        /// Why.
+        reason: String,
+    },
+    /// Given up without a verdict: input changed, another pilot has it.
+    Dropped {
+        /// Job.
+        job: u64,
+        /// Why.
+        reason: String,
+    },
+    /// Something a person should know.
+    Alarm {
+        /// What.
+        message: String,
+    },
+}
+
+/// What arrivals should know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The probe found it incomplete: look again.
+    NotYet(String),
+    /// A file changed: settle again.
+    Changed,
+    /// Published or in quarantine: only the slow sweep looks at it from now on.
+    Done,
+}
+
+/// Orders.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Append to the journal, report durability with the entry's number.
+    Record {
+        /// Number; entries are numbered without gaps from 1.
+        seq: u64,
+        /// The entry.
+        entry: Entry,
+    },
+    /// Send or replace a job's context on a worker.
+    Context {
+        /// Where.
+        worker: WorkerId,
+        /// What.
+        context: Box<JobContext>,
+    },
+    /// Run a task.
+    Assign {
+        /// Where.
+        worker: WorkerId,
+        /// The try.
+        attempt: AttemptNo,
+        /// The job.
+        job: JobNo,
+        /// The task.
+        task: TaskSpec,
+    },
+    /// Withdraw a try.
+    Cancel {
+        /// Where.
+        worker: WorkerId,
+        /// The try.
+        attempt: AttemptNo,
+    },
+    /// The worker may forget this job.
+    Forget {
+        /// Where.
+        worker: WorkerId,
+        /// The job.
+        job: JobNo,
+    },
+    /// Try to own a job on disk and make its staging.
+    Claim {
+        /// The job.
+        job: JobNo,
+        /// Its key.
+        key: String,
+        /// The scan.
+        scan: Box<Scan>,
+    },
+    /// Rename staging onto its name and write the record.
+    Publish {
+        /// The job.
+        job: JobNo,
+        /// Its key.
+        key: String,
+        /// The scan.
+        scan: Box<Scan>,
+        /// Generation we own.
+        generation: u32,
+        /// The folder.
+        staging: PathBuf,
+        /// When it was claimed, planned and computed, for the record.
+        timeline: Timeline,
+    },
+    /// Write the quarantine record; staging, if any, goes.
+    Quarantine {
+        /// The job.
+        job: JobNo,
+        /// Its key.
+        key: String,
+        /// Stream.
+        stream: String,
+        /// Scan name.
+        name: String,
+        /// Input version, if there is one.
+        version: Option<InputVersion>,
+        /// Generation we own, 0 when it was never claimed.
+        generation: u32,
+        /// Our staging.
+        staging: Option<PathBuf>,
+        /// For the scientist.
+        reason: String,
+    },
+    /// Give up the claim; staging goes.
+    Release {
+        /// Its key.
+        key: String,
+        /// Generation.
+        generation: u32,
+        /// The folder.
+        staging: PathBuf,
+    },
+    /// Tell arrivals.
+    Tell {
+        /// Stream.
+        stream: String,
+        /// Scan name.
+        name: String,
+        /// Input version.
+        version: InputVersion,
+        /// What.
+        verdict: Verdict,
+    },
+    /// Write, sync and remove a small file on state and outputs; answer with [`Event::StorageProbed`].
+    ProbeStorage,
+    /// Log it, loudly.
+    Alarm {
+        /// What.
+        message: String,
+    },
+    /// Nothing is left and nothing will come (`--once`), or the drain is complete.
+    Finished,
+}
+
+/// An action and the journal entry it must follow.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ordered {
+    /// The order.
+    pub action: Action,
+    /// Journal entry that must be durable first.
+    pub after: Option<u64>,
+}
+
+/// When a job passed its milestones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Timeline {
+    /// Last byte arrived.
+    pub last_byte: Time,
+    /// Found complete by its rule.
+    pub complete: Time,
+    /// Probe or hashes agreed.
+    pub checked: Time,
+    /// Claimed by this pilot.
+    pub claimed: Time,
+    /// Plan returned.
+    pub planned: Time,
+    /// Preview written.
+    pub previewed: Option<Time>,
+    /// Finish task ended.
+    pub computed: Time,
+}
+
+/// Where a job's lag went, in seconds; the parts add up to the total.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Lag {
+    /// Last byte to complete: the completeness rule.
+    pub settling: f64,
+    /// Complete to claimed: probe, queue.
+    pub waiting: f64,
+    /// Claimed to planned.
+    pub planning: f64,
+    /// Planned to finished bundle.
+    pub computing: f64,
+    /// Finished to published.
+    pub publishing: f64,
+    /// Last byte to published.
+    pub total: f64,
+}
+
+impl Timeline {
+    /// The lag of a job published at `published`. A milestone out of order (clock skew) counts as no time.
+    pub fn lag(&self, published: Time) -> Lag {
+        let marks = [self.last_byte, self.complete, self.claimed, self.planned, self.computed, published];
+        let mut parts = [0.0; 5];
+        let mut latest = marks[0];
+        for (part, mark) in parts.iter_mut().zip(&marks[1..]) {
+            *part = mark.since_s(latest);
+            latest = latest.max(*mark);
+        }
+        let [settling, waiting, planning, computing, publishing] = parts;
+        Lag { settling, waiting, planning, computing, publishing, total: parts.iter().sum() }
+    }
+}

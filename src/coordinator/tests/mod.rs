@@ -1,0 +1,43 @@
+//! Tests of the core: builders that show only what a test is about, a bench that consumes every action.
+
+mod bench;
+mod random;
+mod scenarios;
+
+/// The core imports nothing that could make two runs differ.
+#[test]
+fn the_core_is_pure() {
+    let sources = [
+        ("core.rs", include_str!("../core.rs")),
+        ("dispatch.rs", include_str!("../dispatch.rs")),
+        ("event.rs", include_str!("../event.rs")),
+        ("job.rs", include_str!("../job.rs")),
+        ("queue.rs", include_str!("../queue.rs")),
+        ("view.rs", include_str!("../view.rs")),
+        ("workers.rs", include_str!("../workers.rs")),
+    ];
+    let forbidden = [
+        "std::fs",
+        "std::io",
+        "std::net",
+        "std::thread",
+        "std::time",
+        "std::env",
+        "std::process",
+        "HashMap",
+        "HashSet",
+        "crossbeam",
+        "rand::",
+        "mpi::",
+        "hdf5",
+        "rustix",
+        "Instant::",
+        "SystemTime",
+        "tracing::",
+    ];
+    for (file, text) in sources {
+        for word in forbidden {
+            assert!(!text.contains(word), "{file} mentions {word}");
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The workers as the core sees them: what each holds, and how much more it should hold.
+//!
+//! A worker's executor overlaps reading, computing and writing, so that three tasks are in flight even when
+//! each is long ([`PIPELINE_DEPTH`]). Short tasks need more, or the worker waits for messages: the depth
+//! grows until the queue holds [`PREFETCH_S`] seconds of learned work, at most [`MAX_DEPTH`] tasks.
+
+use super::event::{AttemptNo, JobNo, Time};
+use crate::transport::WorkerId;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Tasks in flight that keep an executor's three phases busy.
+pub const PIPELINE_DEPTH: usize = 3;
+/// Seconds of short tasks a worker should hold: some dozens of message round trips.
+pub const PREFETCH_S: f64 = 0.010;
+/// Most tasks a worker holds; bounds what is lost with it and the frames' size.
+pub const MAX_DEPTH: usize = 64;
+
+/// One worker.
+#[derive(Debug, Clone)]
+pub struct Worker {
+    /// Host name.
+    pub host: String,
+    /// Threads of its executor.
+    pub threads: u32,
+    /// Bytes a task may use.
+    pub task_memory: u64,
+    /// Attempts sent and not ended, oldest first.
+    pub in_flight: BTreeSet<AttemptNo>,
+    /// Contexts it has, by job, with their epoch.
+    pub contexts: BTreeMap<JobNo, u32>,
+    /// Learned seconds between two results while busy, for the depth; 0 = unknown.
+    pub pace_s: f64,
+    /// When the last result came, while something stayed in flight.
+    pub last_end: Option<Time>,
+    /// Tasks ended here.
+    pub ended: u64,
+    /// Tasks failed here.
+    pub failed: u64,
+}
+
+impl Worker {
+    /// How many attempts it should hold.
+    pub fn depth(&self) -> usize {
+        if self.pace_s <= 0.0 {
+            return PIPELINE_DEPTH;
+        }
+        ((PREFETCH_S / self.pace_s).ceil() as usize).clamp(PIPELINE_DEPTH, MAX_DEPTH)
+    }
+}
+
+/// All workers, and which of them have room.
+#[derive(Debug, Clone, Default)]
+pub struct Workers {
+    table: BTreeMap<WorkerId, Worker>,
+    /// (attempts in flight, worker) for every worker below its depth: the least loaded first.
+    room: BTreeSet<(usize, WorkerId)>,
+}
+
+impl Workers {
+    /// Adds a worker, or replaces one that joins again; returns false when it was known.
+    pub fn join(&mut self, id: WorkerId, host: String, threads: u32, task_memory: u64) -> bool {
+        let known = self.table.contains_key(&id);
+        if !known {
+            let worker = Worker {
+                host,
+                threads,
+                task_memory,
+                in_flight: BTreeSet::new(),
+                contexts: BTreeMap::new(),
+                pace_s: 0.0,
+                last_end: None,
+                ended: 0,
+                failed: 0,
+            };
+            self.table.insert(id, worker);
+            self.update_room(id, None);
+        }
+        !known
+    }
+
+    /// Removes a worker and returns what it held.
+    pub fn leave(&mut self, id: WorkerId) -> Option<Worker> {
+        let worker = self.table.remove(&id)?;
+        self.room.remove(&(worker.in_flight.len(), id));
+        Some(worker)
+    }
+
+    /// One worker.
+    pub fn by_id(&self, id: WorkerId) -> Option<&Worker> {
+        self.table.get(&id)
+    }
+
+    /// All, in order of number.
+    pub fn iter(&self) -> impl Iterator<Item = (WorkerId, &Worker)> {
+        self.table.iter().map(|(id, w)| (*id, w))
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// True when there is none.
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// The least loaded worker with room, `excluded` apart.
+    pub fn least_loaded(&self, excluded: &BTreeSet<WorkerId>) -> Option<WorkerId> {
+        self.room.iter().map(|(_, id)| *id).find(|id| !excluded.contains(id))
+    }
+
+    /// Notes that an attempt was sent; returns true when the worker lacks this epoch of the job's context.
+    pub fn assigned(&mut self, id: WorkerId, attempt: AttemptNo, job: JobNo, epoch: u32) -> bool {
+        let Some(worker) = self.table.get_mut(&id) else { return false };
+        let before = worker.in_flight.len();
+        worker.in_flight.insert(attempt);
+        let lacks = worker.contexts.insert(job, epoch) != Some(epoch);
+        self.update_room(id, Some(before));
+        lacks
+    }
+
+    /// Notes that an attempt is no longer there, ended (`Some(ok)`) or withdrawn (`None`).
+    pub fn ended(&mut self, id: WorkerId, attempt: AttemptNo, now: Time, ended: Option<bool>) {
+        let Some(worker) = self.table.get_mut(&id) else { return };
+        let before = worker.in_flight.len();
+        if !worker.in_flight.remove(&attempt) {
+            return;
+        }
+        if let Some(ok) = ended {
+            worker.ended += 1;
+            worker.failed += u64::from(!ok);
+            if let Some(last) = worker.last_end {
+                let gap = now.since_s(last);
+                worker.pace_s = if worker.pace_s > 0.0 { 0.9 * worker.pace_s + 0.1 * gap } else { gap };
+            }
+        }
+        // An idle spell says nothing about the pace.
+        worker.last_end = (!worker.in_flight.is_empty()).then_some(now);
+        self.update_room(id, Some(before));
+    }
+
+    /// Forgets a job everywhere; returns the workers that knew it.
+    pub fn forget(&mut self, job: JobNo) -> Vec<WorkerId> {
+        let knew = |(id, w): (&WorkerId, &mut Worker)| w.contexts.remove(&job).map(|_| *id);
+        self.table.iter_mut().filter_map(knew).collect()
+    }
+
+    fn update_room(&mut self, id: WorkerId, before: Option<usize>) {
+        if let Some(before) = before {
+            self.room.remove(&(before, id));
+        }
+        let Some(worker) = self.table.get(&id) else { return };
+        if worker.in_flight.len() < worker.depth() {
+            self.room.insert((worker.in_flight.len(), id));
+        }
+    }
+
+    /// Cross-examines the table and the index of room.
+    pub fn check_invariants(&self) {
+        for (load, id) in &self.room {
+            let worker = self.table.get(id);
+            assert_eq!(worker.map(|w| w.in_flight.len()), Some(*load), "room of worker {id} is stale");
+        }
+        for (id, worker) in &self.table {
+            assert!(worker.in_flight.len() <= MAX_DEPTH, "worker {id} holds too much");
+            let listed = self.room.contains(&(worker.in_flight.len(), *id));
+            assert!(listed || worker.in_flight.len() >= PIPELINE_DEPTH, "worker {id} has room but is not listed");
+        }
+    }
+}
