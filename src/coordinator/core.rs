@@ -141,8 +141,8 @@ pub struct Core {
     pub(super) seq: u64,
     pub(super) history: VecDeque<Ended>,
     pub(super) counts: Counts,
-    /// Jobs dropped while their claim was being tried, with their keys.
-    pub(super) orphans: BTreeMap<JobNo, String>,
+    /// Arrivals that waited for an older job of their scan, now gone.
+    pub(super) replay: Vec<Event>,
     out: Vec<Ordered>,
 }
 
@@ -194,7 +194,7 @@ impl Core {
             seq: 0,
             history: VecDeque::new(),
             counts: Counts::default(),
-            orphans: BTreeMap::new(),
+            replay: Vec::new(),
             out: Vec::new(),
         }
     }
@@ -202,6 +202,10 @@ impl Core {
     /// Takes in one fact and appends the orders that follow from it.
     pub fn step(&mut self, now: Time, event: Event, out: &mut Vec<Ordered>) {
         self.handle(now, event);
+        // A job that ended may have held up news of the same scan.
+        while let Some(event) = self.replay.pop() {
+            self.handle(now, event);
+        }
         self.on_time(now);
         self.claim_more();
         self.assign_all(now);
@@ -279,6 +283,9 @@ impl Core {
             if self.jobs.get(&old).is_some_and(|j| j.key == key) {
                 return;
             }
+            if self.wait_for_disk(old, || Event::Arrived { scan: scan.clone(), check: check.clone() }) {
+                return;
+            }
             self.drop_job(now, old, "changed", "a newer version of the scan arrived");
         }
         let no = JobNo(self.next_job);
@@ -308,6 +315,11 @@ impl Core {
     fn on_rejected(&mut self, now: Time, stream: &str, name: String, version: Option<InputVersion>, reason: String) {
         let Some(index) = self.streams.iter().position(|s| s.name == stream) else { return };
         if let Some(old) = self.by_scan.get(&(index, name.clone())).copied() {
+            let again =
+                || Event::Rejected { stream: stream.to_owned(), name: name.clone(), version, reason: reason.clone() };
+            if self.wait_for_disk(old, again) {
+                return;
+            }
             self.drop_job(now, old, "changed", "arrivals gave the scan up");
         }
         let no = JobNo(self.next_job);
@@ -328,6 +340,17 @@ impl Core {
         self.by_scan.insert((index, name), no);
         self.jobs.insert(no, job);
         self.quarantine(now, no, reason);
+    }
+
+    /// A job whose claim, publication or quarantine is ordered cannot be dropped before the answer: what the
+    /// disk says must find it. News of its scan wait until then; true when they do.
+    fn wait_for_disk(&mut self, no: JobNo, news: impl FnOnce() -> Event) -> bool {
+        let Some(job) = self.jobs.get_mut(&no) else { return false };
+        let ordered = matches!(job.phase, Phase::Claiming | Phase::Publishing { .. } | Phase::Quarantining { .. });
+        if ordered {
+            job.successor = Some(Box::new(news()));
+        }
+        ordered
     }
 
     fn on_urgent(&mut self, stream: &str, name: &str) {
@@ -431,11 +454,6 @@ impl Core {
 
     fn on_claimed(&mut self, now: Time, no: JobNo, outcome: ClaimOutcome) {
         let Some(job) = self.jobs.get_mut(&no).filter(|j| j.phase == Phase::Claiming) else {
-            // The job was dropped while the I/O pool worked: what it won must be given back.
-            let orphan = self.orphans.remove(&no);
-            if let (ClaimOutcome::Won { generation, staging }, Some(key)) = (outcome, orphan) {
-                self.order(Action::Release { key, generation, staging });
-            }
             return;
         };
         match outcome {
@@ -447,10 +465,12 @@ impl Core {
                 job.add_task(control_task(TaskKind::Plan, Vec::new()), 0);
                 self.record(Entry::Claimed { job: no.0, generation });
                 self.place(now, no);
+                self.make_way(now, no);
             }
             ClaimOutcome::Foreign { owner } => {
                 let retry = now.plus_s(self.limits.foreign_retry_s);
                 job.phase = Phase::Foreign { retry, owner };
+                self.make_way(now, no);
             }
             ClaimOutcome::Published => self.done_elsewhere(now, no, "already published"),
             ClaimOutcome::Quarantined => self.done_elsewhere(now, no, "already in quarantine"),
@@ -461,8 +481,16 @@ impl Core {
             ClaimOutcome::Storage(message) => {
                 job.phase = Phase::Unclaimed;
                 self.place(now, no);
+                self.make_way(now, no);
                 self.pause_storage(now, message);
             }
+        }
+    }
+
+    /// Drops a job that newer news of its scan wait for.
+    fn make_way(&mut self, now: Time, no: JobNo) {
+        if self.jobs.get(&no).is_some_and(|j| j.successor.is_some()) {
+            self.drop_job(now, no, "changed", "a newer version of the scan arrived");
         }
     }
 
@@ -518,7 +546,7 @@ impl Core {
                 self.storage = Storage::Fine;
                 self.record(Entry::Alarm { message: text.clone() });
                 self.order(Action::Alarm { message: text });
-                self.retry_after_storage(now);
+                self.retry_after_storage();
             }
             Err(why) => {
                 *message = why;
@@ -533,7 +561,7 @@ impl Core {
         }
         let idle = self.jobs.is_empty() && self.quiet.is_some();
         let holds = |j: &Job| {
-            matches!(j.phase, Phase::Publishing | Phase::Quarantining { .. }) && self.storage == Storage::Fine
+            matches!(j.phase, Phase::Publishing { .. } | Phase::Quarantining { .. }) && self.storage == Storage::Fine
         };
         let drained = self.draining && self.attempts.is_empty() && !self.jobs.values().any(holds);
         if idle || drained {

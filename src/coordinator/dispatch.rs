@@ -374,7 +374,7 @@ impl Core {
 
     fn publish(&mut self, now: Time, no: JobNo, after: u64) {
         let Some(job) = self.jobs.get_mut(&no) else { return };
-        job.phase = Phase::Publishing;
+        job.phase = Phase::Publishing { ordered: true };
         job.timeline.computed = now;
         self.order_publish(no, Some(after));
     }
@@ -397,7 +397,7 @@ impl Core {
     }
 
     pub(super) fn on_published(&mut self, now: Time, no: JobNo, outcome: PublishOutcome) {
-        let Some(job) = self.jobs.get(&no).filter(|j| j.phase == Phase::Publishing) else { return };
+        let Some(job) = self.jobs.get(&no).filter(|j| matches!(j.phase, Phase::Publishing { .. })) else { return };
         match outcome {
             PublishOutcome::Done { bundle } => {
                 let lag = job.timeline.lag(now);
@@ -430,7 +430,12 @@ impl Core {
                 }
                 self.drop_job(now, no, "elsewhere", "another pilot took the scan over");
             }
-            PublishOutcome::Storage(why) => self.pause_storage(now, why),
+            PublishOutcome::Storage(why) => {
+                if let Some(job) = self.jobs.get_mut(&no) {
+                    job.phase = Phase::Publishing { ordered: false };
+                }
+                self.pause_storage(now, why);
+            }
             PublishOutcome::Failed(why) => {
                 self.quarantine(now, no, format!("its result could not be published: {why}"))
             }
@@ -438,16 +443,21 @@ impl Core {
     }
 
     /// Orders what a storage pause interrupted once more.
-    pub(super) fn retry_after_storage(&mut self, _now: Time) {
-        let ends: Vec<(JobNo, Option<String>)> = self
-            .jobs
-            .iter()
-            .filter_map(|(no, j)| match &j.phase {
-                Phase::Publishing => Some((*no, None)),
-                Phase::Quarantining { reason } => Some((*no, Some(reason.clone()))),
-                _ => None,
-            })
-            .collect();
+    pub(super) fn retry_after_storage(&mut self) {
+        let mut ends: Vec<(JobNo, Option<String>)> = Vec::new();
+        for (no, job) in &mut self.jobs {
+            match &mut job.phase {
+                Phase::Publishing { ordered } if !*ordered => {
+                    *ordered = true;
+                    ends.push((*no, None));
+                }
+                Phase::Quarantining { reason, ordered } if !*ordered => {
+                    *ordered = true;
+                    ends.push((*no, Some(reason.clone())));
+                }
+                _ => {}
+            }
+        }
         for (no, reason) in ends {
             match reason {
                 None => self.order_publish(no, None),
@@ -459,7 +469,7 @@ impl Core {
     pub(super) fn quarantine(&mut self, now: Time, no: JobNo, reason: String) {
         self.withdraw(now, no);
         let Some(job) = self.jobs.get_mut(&no) else { return };
-        job.phase = Phase::Quarantining { reason: reason.clone() };
+        job.phase = Phase::Quarantining { reason: reason.clone(), ordered: true };
         let seq = self.record(Entry::Quarantined { job: no.0, reason: reason.clone() });
         self.order_quarantine(no, reason, Some(seq));
     }
@@ -484,7 +494,7 @@ impl Core {
 
     pub(super) fn on_quarantined(&mut self, now: Time, no: JobNo, result: Result<(), String>) {
         let Some(job) = self.jobs.get_mut(&no) else { return };
-        let Phase::Quarantining { reason } = job.phase.clone() else { return };
+        let Phase::Quarantining { reason, .. } = job.phase.clone() else { return };
         match result {
             Ok(()) => {
                 job.claim = None;
@@ -493,19 +503,16 @@ impl Core {
                 self.remember(now, no, "quarantined", &reason, None, None, String::new());
                 self.forget(no);
             }
-            Err(why) => self.pause_storage(now, why),
+            Err(why) => {
+                job.phase = Phase::Quarantining { reason, ordered: false };
+                self.pause_storage(now, why);
+            }
         }
     }
 
     /// Ends a job without a verdict: its claim goes back, its staging goes.
     pub(super) fn drop_job(&mut self, now: Time, no: JobNo, outcome: &str, why: &str) {
         self.withdraw(now, no);
-        let Some(job) = self.jobs.get_mut(&no) else { return };
-        if job.phase == Phase::Claiming {
-            // The answer is still to come; what it may have won is released then.
-            let key = job.key.clone();
-            self.orphans.insert(no, key);
-        }
         let Some(job) = self.jobs.get_mut(&no) else { return };
         if let Some(claim) = job.claim.take() {
             let key = job.key.clone();
@@ -534,7 +541,8 @@ impl Core {
 
     fn forget(&mut self, no: JobNo) {
         self.unplace(no);
-        let Some(Job { stream, scan, deadline, .. }) = self.jobs.remove(&no) else { return };
+        let Some(Job { stream, scan, deadline, successor, .. }) = self.jobs.remove(&no) else { return };
+        self.replay.extend(successor.map(|s| *s));
         self.deadlines.remove(&(deadline, no));
         let at = (stream, scan.name);
         if self.by_scan.get(&at) == Some(&no) {

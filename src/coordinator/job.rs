@@ -44,12 +44,17 @@ pub enum Phase {
     },
     /// The finish task runs.
     Finishing,
-    /// The rename is ordered.
-    Publishing,
+    /// The rename is ordered, or waits for storage.
+    Publishing {
+        /// The disk has not answered yet.
+        ordered: bool,
+    },
     /// Its record is ordered; the reason is kept for a retry.
     Quarantining {
         /// For the scientist.
         reason: String,
+        /// The disk has not answered yet.
+        ordered: bool,
     },
 }
 
@@ -118,6 +123,8 @@ pub struct Job {
     pub place: Option<Place>,
     /// Workers that died with a task of this job.
     pub deaths: u32,
+    /// News of the scan that wait until the disk has answered for this job.
+    pub successor: Option<Box<super::event::Event>>,
     /// Tasks done and tasks known, for progress.
     pub progress: (u64, u64),
 }
@@ -144,6 +151,7 @@ impl Job {
             epoch: 0,
             place: None,
             deaths: 0,
+            successor: None,
             progress: (0, 0),
         }
     }
@@ -180,7 +188,7 @@ impl Job {
             Phase::Planning => "planning",
             Phase::Working { .. } => "computing",
             Phase::Finishing => "finishing",
-            Phase::Publishing => "publishing",
+            Phase::Publishing { .. } => "publishing",
             Phase::Quarantining { .. } => "quarantining",
         }
     }

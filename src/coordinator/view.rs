@@ -186,7 +186,7 @@ impl Core {
         let waits = !job.ready.is_empty() || job.phase == Phase::Unclaimed;
         assert_eq!(job.place.is_some(), waits, "{no} in {:?}: in line or not", job.phase);
         let claimed =
-            matches!(job.phase, Phase::Planning | Phase::Working { .. } | Phase::Finishing | Phase::Publishing);
+            matches!(job.phase, Phase::Planning | Phase::Working { .. } | Phase::Finishing | Phase::Publishing { .. });
         assert_eq!(job.claim.is_some(), claimed || (job.claim.is_some() && is_quarantining(job)), "{no}: claim");
         assert_eq!(self.by_scan.get(&(job.stream, job.scan.name.clone())), Some(&no), "{no} is not its scan's job");
         if let Phase::Working { stage, .. } = job.phase {
@@ -194,7 +194,7 @@ impl Core {
             let open = job.tasks.iter().filter(|t| !t.done && t.stage == at && is_stage_task(t.spec.kind)).count();
             assert_eq!(open, job.open, "{no}: open tasks of stage {stage}");
         }
-        if matches!(job.phase, Phase::Publishing) {
+        if matches!(job.phase, Phase::Publishing { .. }) {
             assert!(job.tasks.iter().all(|t| t.done), "{no} is published with tasks undone");
         }
     }

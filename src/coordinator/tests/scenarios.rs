@@ -221,7 +221,7 @@ fn another_pilots_scan_is_asked_for_again_and_found_published() {
 }
 
 #[test]
-fn what_a_dropped_job_wins_is_given_back() {
+fn a_newer_version_waits_for_the_disks_answer_about_the_older() {
     let mut b = Bench::new(vec![stream("s")]).workers(1);
     b.instant_disk = false;
     let at = b.now.0 / 1_000_000;
