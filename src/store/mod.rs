@@ -1,1 +1,12 @@
-//! Everything under the state folder: claims, journal, records; the `Fs` trait.
+//! Everything under the state folder: layout, claims, journal, records; and the `Fs` trait they go through.
+//!
+//! Authority: bundle > highest claim > quarantine > journal. Deleting every journal costs time only.
+
+pub mod claims;
+pub mod fs;
+pub mod journal;
+pub mod layout;
+pub mod records;
+
+pub use fs::{Fs, RealFs};
+pub use layout::Layout;

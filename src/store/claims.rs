@@ -1,0 +1,346 @@
+//! Who owns a job: `claims/<key>.<generation>`, made whole by link(2); the highest generation owns.
+//!
+//! A pilot takes a job when no generation exists, when the highest was released, or when its owner is proven
+//! dead: same host, same boot, and the process is gone or another one has its number; or when its heartbeat
+//! stood still through a lease's worth of successful observations. Takeover renames the old staging away
+//! before anything starts, so that a late publish finds nothing to rename.
+
+use super::fs::{Fs, create_whole, replace};
+use super::layout::{Layout, fenced, staging};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Who a process is, so that others can prove it dead.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The pilot's id, new at every start.
+    pub pilot: String,
+    /// Host name.
+    pub host: String,
+    /// `/proc/sys/kernel/random/boot_id`.
+    pub boot: String,
+    /// Process id of rank 0.
+    pub pid: u32,
+    /// Start time of that process in clock ticks since boot: a reused pid differs here.
+    pub pid_start: u64,
+    /// Build.
+    pub build: String,
+}
+
+impl Identity {
+    /// This process.
+    pub fn own(pilot: &str) -> Self {
+        let pid = std::process::id();
+        Self {
+            pilot: pilot.to_owned(),
+            host: host_name(),
+            boot: boot_id(),
+            pid,
+            pid_start: process_start(pid).unwrap_or(0),
+            build: crate::BUILD.to_owned(),
+        }
+    }
+
+    /// True when this process certainly no longer runs, as seen from this host.
+    pub fn is_proven_dead(&self) -> bool {
+        self.host == host_name()
+            && !self.boot.is_empty()
+            && self.boot == boot_id()
+            && process_start(self.pid) != Some(self.pid_start)
+    }
+}
+
+/// The host's name.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+/// Field 22 of `/proc/<pid>/stat`; `None` when there is no such process, or a zombie.
+fn process_start(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command, field 2, may contain anything; the last `)` ends it.
+    let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace();
+    if matches!(fields.next()?, "Z" | "X") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+/// What a claim file holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimRecord {
+    /// The owner.
+    pub owner: Identity,
+    /// The key.
+    pub key: String,
+    /// When, milliseconds since the epoch.
+    pub at_ms: u64,
+}
+
+/// What came of trying.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tried {
+    /// Ours now.
+    Won(u32),
+    /// A living pilot has it.
+    Foreign(String),
+}
+
+/// Watches other pilots' heartbeats with our own clock.
+#[derive(Debug, Default)]
+pub struct Observer {
+    seen: BTreeMap<String, Sighting>,
+}
+
+#[derive(Debug, Clone)]
+struct Sighting {
+    beat: u64,
+    since: Instant,
+    last_look: Instant,
+}
+
+impl Observer {
+    /// How long a heartbeat must stand still.
+    pub const LEASE: Duration = Duration::from_secs(60);
+    /// A longer gap between two looks of ours starts the count again: we may have slept ourselves.
+    const GAP: Duration = Duration::from_secs(15);
+
+    /// Notes the beat counter of a pilot; true when it stood still for a lease, in looks without a gap.
+    /// A file that could not be read is no observation.
+    pub fn is_expired(&mut self, pilot: &str, beat: Option<u64>, now: Instant) -> bool {
+        let Some(beat) = beat else { return false };
+        let fresh = Sighting { beat, since: now, last_look: now };
+        let seen = self.seen.entry(pilot.to_owned()).or_insert_with(|| fresh.clone());
+        if seen.beat != beat || now.duration_since(seen.last_look) > Self::GAP {
+            *seen = fresh;
+        }
+        seen.last_look = now;
+        now.duration_since(seen.since) >= Self::LEASE
+    }
+}
+
+/// The part of `pilots/<pilot>.json` that tells whether it lives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// Who.
+    pub identity: Identity,
+    /// Grows with every beat.
+    pub beat: u64,
+    /// Wall clock, milliseconds since the epoch; for people.
+    pub at_ms: u64,
+    /// The pilot said goodbye: nothing of it runs any more.
+    pub ended: bool,
+}
+
+/// Reads a pilot's heartbeat.
+pub fn heartbeat(fs: &dyn Fs, layout: &Layout, pilot: &str) -> io::Result<Heartbeat> {
+    let bytes = fs.read(&layout.pilot(pilot), 64 * 1024)?;
+    serde_json::from_slice(&bytes).map_err(io::Error::other)
+}
+
+/// Replaces our heartbeat. Not synced beyond its own data: a lost beat is only an old beat.
+pub fn beat(fs: &dyn Fs, layout: &Layout, beat: &Heartbeat) -> io::Result<()> {
+    let bytes = serde_json::to_vec_pretty(beat).map_err(io::Error::other)?;
+    replace(fs, &layout.pilot(&beat.identity.pilot), &bytes)
+}
+
+/// The highest generation of a key, 0 when there is none.
+pub fn highest(fs: &dyn Fs, layout: &Layout, key: &str) -> io::Result<u32> {
+    let mut generation = 0;
+    while fs.exists(&layout.claim(key, generation + 1))? {
+        generation += 1;
+    }
+    Ok(generation)
+}
+
+/// Tries to own a job; see the module.
+pub fn try_claim(
+    fs: &dyn Fs,
+    layout: &Layout,
+    me: &Identity,
+    key: &str,
+    observer: &mut Observer,
+    now_ms: u64,
+) -> io::Result<Tried> {
+    let generation = highest(fs, layout, key)?;
+    if generation > 0 && !fs.exists(&layout.released(key, generation))? {
+        let owner = owner(fs, layout, key, generation)?;
+        if owner.pilot == me.pilot || !is_gone(fs, layout, &owner, observer)? {
+            return Ok(Tried::Foreign(owner.pilot));
+        }
+    }
+    let mine = generation + 1;
+    let record = ClaimRecord { owner: me.clone(), key: key.to_owned(), at_ms: now_ms };
+    let bytes = serde_json::to_vec_pretty(&record).map_err(io::Error::other)?;
+    let path = layout.claim(key, mine);
+    match create_whole(fs, &path, &bytes) {
+        Ok(true) => Ok(Tried::Won(mine)),
+        // Somebody was faster, or the answer to our own link was lost: the file says which.
+        _ => {
+            let owner = owner(fs, layout, key, mine)?;
+            if owner.pilot == me.pilot { Ok(Tried::Won(mine)) } else { Ok(Tried::Foreign(owner.pilot)) }
+        }
+    }
+}
+
+fn owner(fs: &dyn Fs, layout: &Layout, key: &str, generation: u32) -> io::Result<Identity> {
+    let path = layout.claim(key, generation);
+    let bytes = fs.read(&path, 64 * 1024)?;
+    let record: ClaimRecord = serde_json::from_slice(&bytes).map_err(|e| {
+        io::Error::new(io::ErrorKind::InvalidData, format!("{}: not a claim ({e}); remove it", path.display()))
+    })?;
+    Ok(record.owner)
+}
+
+fn is_gone(fs: &dyn Fs, layout: &Layout, owner: &Identity, observer: &mut Observer) -> io::Result<bool> {
+    if owner.is_proven_dead() {
+        return Ok(true);
+    }
+    match heartbeat(fs, layout, &owner.pilot) {
+        Ok(beat) => Ok(beat.ended || observer.is_expired(&owner.pilot, Some(beat.beat), Instant::now())),
+        // It never beat, or its file was removed: stillness of nothing counts as beat 0.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(observer.is_expired(&owner.pilot, Some(0), Instant::now())),
+        Err(e) => Err(e),
+    }
+}
+
+/// Still ours: no higher generation, not released.
+pub fn is_mine(fs: &dyn Fs, layout: &Layout, key: &str, generation: u32) -> io::Result<bool> {
+    Ok(!fs.exists(&layout.claim(key, generation + 1))? && !fs.exists(&layout.released(key, generation))?)
+}
+
+/// Renames a predecessor's staging away, then makes our own. Returns ours.
+pub fn prepare_staging(fs: &dyn Fs, stream_output: &Path, key: &str, generation: u32) -> io::Result<PathBuf> {
+    for old in 1..generation {
+        fence(fs, stream_output, key, old)?;
+    }
+    let mine = staging(stream_output, key, generation);
+    fs.make_dir(&mine, 0o700)?;
+    Ok(mine)
+}
+
+/// Renames staging of that generation away and removes it; a staging that is not there is fine.
+pub fn fence(fs: &dyn Fs, stream_output: &Path, key: &str, generation: u32) -> io::Result<()> {
+    let (from, to) = (staging(stream_output, key, generation), fenced(stream_output, key, generation));
+    match fs.rename(&from, &to) {
+        Ok(()) => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    }
+    // Out of reach already; what cannot be removed now is only space.
+    if let Err(e) = fs.remove_tree(&to) {
+        tracing::warn!(folder = %to.display(), error = %e, "a fenced folder could not be removed");
+    }
+    Ok(())
+}
+
+/// Gives a claim up: staging goes first, so that nothing is left when the next owner starts.
+pub fn release(fs: &dyn Fs, layout: &Layout, stream_output: &Path, key: &str, generation: u32) -> io::Result<()> {
+    fence(fs, stream_output, key, generation)?;
+    create_whole(fs, &layout.released(key, generation), b"{}\n").map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::RealFs;
+
+    fn bench() -> (tempfile::TempDir, Layout) {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::open(&RealFs, &dir.path().join("state")).unwrap();
+        (dir, layout)
+    }
+
+    fn claim(layout: &Layout, who: &Identity) -> Tried {
+        try_claim(&RealFs, layout, who, "k", &mut Observer::default(), 1).unwrap()
+    }
+
+    fn alive(pilot: &str) -> Identity {
+        Identity::own(pilot)
+    }
+
+    fn dead(pilot: &str) -> Identity {
+        Identity { pid_start: u64::MAX, ..Identity::own(pilot) }
+    }
+
+    #[test]
+    fn one_wins_and_the_other_learns_who() {
+        let (_dir, layout) = bench();
+        assert_eq!(claim(&layout, &alive("a")), Tried::Won(1));
+        assert_eq!(claim(&layout, &alive("b")), Tried::Foreign("a".into()));
+    }
+
+    #[test]
+    fn a_dead_owner_and_a_released_claim_are_taken_over() {
+        let (dir, layout) = bench();
+        assert_eq!(claim(&layout, &dead("a")), Tried::Won(1));
+        assert_eq!(claim(&layout, &alive("b")), Tried::Won(2));
+        release(&RealFs, &layout, dir.path(), "k", 2).unwrap();
+        assert_eq!(claim(&layout, &alive("c")), Tried::Won(3));
+        assert!(is_mine(&RealFs, &layout, "k", 3).unwrap() && !is_mine(&RealFs, &layout, "k", 1).unwrap());
+    }
+
+    #[test]
+    fn of_many_threads_exactly_one_wins() {
+        let (_dir, layout) = bench();
+        let wins: usize = std::thread::scope(|s| {
+            let threads: Vec<_> = (0..8)
+                .map(|i| {
+                    s.spawn({
+                        let l = &layout;
+                        move || claim(l, &alive(&format!("p{i}")))
+                    })
+                })
+                .collect();
+            threads.into_iter().filter(|_| true).map(|t| usize::from(matches!(t.join().unwrap(), Tried::Won(_)))).sum()
+        });
+        assert_eq!(wins, 1);
+    }
+
+    #[test]
+    fn takeover_leaves_a_late_publish_nothing_to_rename() {
+        let (dir, _) = bench();
+        let old = prepare_staging(&RealFs, dir.path(), "k", 1).unwrap();
+        std::fs::write(old.join("recon.h5"), b"x").unwrap();
+        prepare_staging(&RealFs, dir.path(), "k", 2).unwrap();
+        let late = RealFs.rename(&old, &dir.path().join("scan")).unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_lease_needs_looks_without_a_gap() {
+        let start = Instant::now();
+        let at = |s: u64| start + Duration::from_secs(s);
+        let mut o = Observer::default();
+        for s in (0..60).step_by(10) {
+            assert!(!o.is_expired("p", Some(5), at(s)));
+        }
+        assert!(o.is_expired("p", Some(5), at(60)));
+        assert!(!o.is_expired("p", Some(6), at(61)), "it beat again");
+        assert!(!o.is_expired("p", Some(6), at(200)), "we looked away too long");
+        assert!(!o.is_expired("p", None, at(210)), "an unreadable file is no observation");
+    }
+
+    #[test]
+    fn this_process_is_alive_and_a_reused_pid_is_not_it() {
+        assert!(!alive("a").is_proven_dead());
+        assert!(dead("a").is_proven_dead());
+        let elsewhere = Identity { host: "far".into(), ..dead("a") };
+        assert!(!elsewhere.is_proven_dead(), "another host's process cannot be judged from here");
+    }
+
+    #[test]
+    fn an_unreadable_claim_is_an_error_that_names_it() {
+        let (_dir, layout) = bench();
+        std::fs::write(layout.claim("k", 1), b"torn").unwrap();
+        let error = try_claim(&RealFs, &layout, &alive("a"), "k", &mut Observer::default(), 1).unwrap_err();
+        assert!(error.to_string().contains("k.1: not a claim"), "{error}");
+    }
+}

@@ -1,0 +1,142 @@
+//! The few filesystem calls that claims, publishing and records are made of.
+//!
+//! Contract: each call is one operation that may fail, hang or end with its effect unknown; callers re-read
+//! after an error instead of trusting it. [`RealFs`] is the filesystem; tests wrap it to fail, or to stop
+//! between any two calls.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// See the module.
+pub trait Fs: Send + Sync {
+    /// Creates a file that must not exist, writes it and syncs it.
+    fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
+    /// link(2): fails with `AlreadyExists` when `to` exists.
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// rename(2).
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// unlink(2).
+    fn remove_file(&self, path: &Path) -> io::Result<()>;
+    /// Removes a folder and all below; symbolic links are removed, not followed.
+    fn remove_tree(&self, path: &Path) -> io::Result<()>;
+    /// Reads a file of at most `limit` bytes.
+    fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>>;
+    /// Names in a folder, sorted; names that are not UTF-8 are left out.
+    fn list(&self, path: &Path) -> io::Result<Vec<String>>;
+    /// Creates one folder with these permission bits.
+    fn make_dir(&self, path: &Path, mode: u32) -> io::Result<()>;
+    /// Creates a folder and its parents.
+    fn make_dirs(&self, path: &Path) -> io::Result<()>;
+    /// Gives `path` the permission bits of `like`.
+    fn copy_mode(&self, like: &Path, path: &Path) -> io::Result<()>;
+    /// True when something is there; symbolic links are not followed.
+    fn exists(&self, path: &Path) -> io::Result<bool>;
+    /// Makes the folder's entries durable.
+    fn sync_dir(&self, path: &Path) -> io::Result<()>;
+    /// Bytes free to us on the filesystem of `path`.
+    fn free_bytes(&self, path: &Path) -> io::Result<u64>;
+}
+
+/// The filesystem itself.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RealFs;
+
+impl Fs for RealFs {
+    fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o640).open(path)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    }
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::hard_link(from, to)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::rename(from, to)
+    }
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_file(path)
+    }
+    fn remove_tree(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_dir_all(path)
+    }
+    fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > limit {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {limit} bytes")));
+        }
+        Ok(bytes)
+    }
+    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(path)? {
+            if let Ok(name) = entry?.file_name().into_string() {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+    fn make_dir(&self, path: &Path, mode: u32) -> io::Result<()> {
+        std::fs::DirBuilder::new().mode(mode).create(path)
+    }
+    fn make_dirs(&self, path: &Path) -> io::Result<()> {
+        std::fs::create_dir_all(path)
+    }
+    fn copy_mode(&self, like: &Path, path: &Path) -> io::Result<()> {
+        let mode = std::fs::metadata(like)?.mode() & 0o7777;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+    }
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        match std::fs::symlink_metadata(path) {
+            Ok(_) => Ok(true),
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        File::open(path)?.sync_all()
+    }
+    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        let stat = rustix::fs::statvfs(path)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}
+
+static ASIDE: AtomicU64 = AtomicU64::new(0);
+
+/// A name beside `path` that no other process or thread uses.
+pub fn aside(path: &Path) -> PathBuf {
+    let n = ASIDE.fetch_add(1, Ordering::Relaxed);
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let short: String = name.chars().take(120).collect();
+    path.with_file_name(format!(".tmp-{short}-{host}-{}-{n}", std::process::id()))
+}
+
+/// Replaces a file: written aside, synced, renamed onto its name.
+pub fn replace(fs: &dyn Fs, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = aside(path);
+    let done = fs.write_new(&temporary, bytes).and_then(|()| fs.rename(&temporary, path));
+    if done.is_err() {
+        // What is left aside is swept with other temporaries; the first error is the one to tell.
+        let _ = fs.remove_file(&temporary);
+    }
+    done
+}
+
+/// Creates a file whole or not at all: written aside, then link(2) onto the name. `Ok(false)` when the name
+/// was taken.
+pub fn create_whole(fs: &dyn Fs, path: &Path, bytes: &[u8]) -> io::Result<bool> {
+    let temporary = aside(path);
+    let linked = fs.write_new(&temporary, bytes).and_then(|()| match fs.link(&temporary, path) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(e) => Err(e),
+    });
+    let _ = fs.remove_file(&temporary);
+    linked
+}

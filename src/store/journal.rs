@@ -1,0 +1,251 @@
+//! The journal: one JSON event a line, numbered, with a checksum; appended and synced in groups by its own thread.
+//!
+//! A line is `{"seq":7,"t_ms":…,"event":{…},"crc":"89abcdef"}`; the CRC-32 covers the line's bytes before
+//! `,"crc"`. Lines are durable when [`Durable`] names their number. A kill leaves at most a torn last group;
+//! [`read`] keeps what is whole and says what is not. A failing filesystem is retried: the lines wait in
+//! memory and everything after the last durable byte is written again, because after a failed sync nobody
+//! knows what reached the disk.
+
+use crate::coordinator::event::Entry;
+use crossbeam::channel::{Receiver, Sender};
+use serde::{Deserialize, Serialize};
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A line to append.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Line {
+    /// Number.
+    pub seq: u64,
+    /// Milliseconds since the epoch.
+    pub t_ms: u64,
+    /// What happened.
+    pub event: Entry,
+}
+
+/// What the thread reports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Durable {
+    /// Everything up to this number is on disk.
+    UpTo(u64),
+    /// Writing fails; it is tried again every second.
+    Trouble(String),
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    seq: u64,
+    t_ms: u64,
+    event: &'a Entry,
+}
+
+#[derive(Deserialize)]
+struct Parsed {
+    seq: u64,
+    t_ms: u64,
+    event: Entry,
+}
+
+const CRC: &str = ",\"crc\":\"";
+
+/// Appends a line's bytes.
+pub fn encode(line: &Line, out: &mut Vec<u8>) {
+    let start = out.len();
+    let body = Body { seq: line.seq, t_ms: line.t_ms, event: &line.event };
+    // A Vec takes every write and these types always serialise; were one not to, its line is dropped whole.
+    if serde_json::to_writer(&mut *out, &body).is_err() {
+        out.truncate(start);
+        return;
+    }
+    out.pop();
+    let crc = crc32fast::hash(&out[start..]);
+    out.extend_from_slice(CRC.as_bytes());
+    out.extend_from_slice(format!("{crc:08x}\"}}\n").as_bytes());
+}
+
+/// Reads one line back; `None` when it is torn, foreign or damaged.
+pub fn decode(line: &[u8]) -> Option<Line> {
+    let text = line.strip_suffix(b"\n").unwrap_or(line);
+    let at = text.len().checked_sub(CRC.len() + 10)?;
+    let (body, tail) = text.split_at(at);
+    let tail = std::str::from_utf8(tail).ok()?.strip_prefix(CRC)?.strip_suffix("\"}")?;
+    if u32::from_str_radix(tail, 16).ok()? != crc32fast::hash(body) {
+        return None;
+    }
+    let mut whole = body.to_vec();
+    whole.push(b'}');
+    let parsed: Parsed = serde_json::from_slice(&whole).ok()?;
+    Some(Line { seq: parsed.seq, t_ms: parsed.t_ms, event: parsed.event })
+}
+
+/// A journal as found: its whole lines in order, and what was wrong with the rest.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Whole lines, numbers ascending.
+    pub lines: Vec<Line>,
+    /// How many lines were damaged or out of order.
+    pub damaged: usize,
+}
+
+/// Reads a journal, tolerating damage anywhere.
+pub fn read(path: &Path) -> io::Result<Found> {
+    let mut found = Found::default();
+    let mut reader = io::BufReader::new(File::open(path)?);
+    let mut raw = Vec::new();
+    loop {
+        raw.clear();
+        if io::Read::take(&mut reader, 1 << 20).read_until(b'\n', &mut raw)? == 0 {
+            return Ok(found);
+        }
+        match decode(&raw) {
+            Some(line) if found.lines.last().is_none_or(|l| l.seq < line.seq) => found.lines.push(line),
+            _ => found.damaged += 1,
+        }
+    }
+}
+
+/// Starts the thread. It ends when the sending side is dropped and everything is durable, or when it is told
+/// to by dropping the receiver of `report`.
+pub fn spawn(
+    path: PathBuf,
+    lines: Receiver<Line>,
+    report: impl Fn(Durable) -> bool + Send + 'static,
+) -> io::Result<std::thread::JoinHandle<()>> {
+    let file = OpenOptions::new().create(true).append(false).write(true).truncate(false).open(&path)?;
+    std::thread::Builder::new()
+        .name("journal".into())
+        .spawn(move || Writer { path, file, durable: 0 }.run(&lines, &report))
+}
+
+struct Writer {
+    path: PathBuf,
+    file: File,
+    /// Bytes known to be on disk.
+    durable: u64,
+}
+
+impl Writer {
+    fn run(mut self, lines: &Receiver<Line>, report: &impl Fn(Durable) -> bool) {
+        let mut group = Vec::with_capacity(1 << 16);
+        while let Ok(first) = lines.recv() {
+            group.clear();
+            let mut last = first.seq;
+            encode(&first, &mut group);
+            // A bounded group: an endless flood must not postpone the sync for ever.
+            while group.len() < 4 << 20 {
+                let Ok(next) = lines.try_recv() else { break };
+                last = next.seq;
+                encode(&next, &mut group);
+            }
+            while let Err(e) = self.append(&group) {
+                if !report(Durable::Trouble(format!("{}: {e}", self.path.display()))) {
+                    return;
+                }
+                std::thread::sleep(Duration::from_secs(1));
+            }
+            if !report(Durable::UpTo(last)) {
+                return;
+            }
+        }
+    }
+
+    fn append(&mut self, group: &[u8]) -> io::Result<()> {
+        self.file.seek(SeekFrom::Start(self.durable))?;
+        self.file.write_all(group)?;
+        // Over what a failed try may have left behind.
+        self.file.set_len(self.durable + group.len() as u64)?;
+        self.file.sync_data()?;
+        self.durable += group.len() as u64;
+        Ok(())
+    }
+}
+
+/// A sender and a thread for `path`; see [`spawn`].
+pub type Handle = (Sender<Line>, std::thread::JoinHandle<()>);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::sync::{Arc, Mutex};
+
+    fn sample(n: u64) -> Vec<Line> {
+        let event = |i| Entry::Task { job: i, label: format!("slab-{i:05}"), attempt: i * 3, worker: 2 };
+        (1..=n).map(|i| Line { seq: i, t_ms: 1_700_000_000_000 + i, event: event(i) }).collect()
+    }
+
+    fn bytes(lines: &[Line]) -> Vec<u8> {
+        let mut out = Vec::new();
+        lines.iter().for_each(|l| encode(l, &mut out));
+        out
+    }
+
+    fn read_bytes(content: &[u8]) -> Found {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), content).unwrap();
+        read(file.path()).unwrap()
+    }
+
+    #[test]
+    fn what_is_written_is_durable_and_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("j.jsonl");
+        let (tx, rx) = crossbeam::channel::unbounded();
+        let reports = Arc::new(Mutex::new(Vec::new()));
+        let sink = reports.clone();
+        let thread = spawn(path.clone(), rx, move |d| {
+            sink.lock().unwrap().push(d);
+            true
+        })
+        .unwrap();
+        let lines = sample(500);
+        lines.iter().for_each(|l| tx.send(l.clone()).unwrap());
+        drop(tx);
+        thread.join().unwrap();
+        assert_eq!(reports.lock().unwrap().last(), Some(&Durable::UpTo(500)));
+        assert_eq!(read(&path).unwrap().lines, lines);
+        for line in std::fs::read_to_string(&path).unwrap().lines() {
+            let _: serde_json::Value = serde_json::from_str(line).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_journal_cut_at_every_byte_keeps_its_whole_lines() {
+        let lines = sample(12);
+        let whole = bytes(&lines);
+        for cut in 0..=whole.len() {
+            let found = read_bytes(&whole[..cut]);
+            let complete = whole[..cut].iter().filter(|&&b| b == b'\n').count();
+            // A line without its line break is whole all the same.
+            assert!(found.lines.len() == complete || found.lines.len() == complete + 1, "cut at {cut}");
+            assert_eq!(found.lines[..], lines[..found.lines.len()]);
+        }
+    }
+
+    #[test]
+    fn zero_filled_and_foreign_tails_lose_nothing_before_them() {
+        let lines = sample(5);
+        for tail in [&[0u8; 4096][..], b"{\"seq\":6}\n", b"\n\n\n", &[0xff; 100]] {
+            let found = read_bytes(&[bytes(&lines), tail.to_vec()].concat());
+            assert_eq!(found.lines, lines);
+            assert!(found.damaged > 0);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn damage_never_invents_or_panics(flips in proptest::collection::vec((any::<usize>(), any::<u8>()), 1..20)) {
+            let lines = sample(20);
+            let mut content = bytes(&lines);
+            for (at, with) in flips {
+                let i = at % content.len();
+                content[i] ^= with;
+            }
+            for line in read_bytes(&content).lines {
+                prop_assert!(lines.contains(&line));
+            }
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! `published/<key>.json` and `quarantine/<key>.json`: small, whole, and outliving what they describe.
+
+use super::fs::{Fs, replace};
+use super::layout::Layout;
+use crate::coordinator::event::Lag;
+use serde::{Deserialize, Serialize};
+use std::io;
+
+/// A published job. It stays when the bundle is deleted for quota, so that nothing is done twice.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Published {
+    /// Job key.
+    pub key: String,
+    /// Stream.
+    pub stream: String,
+    /// Scan name.
+    pub scan: String,
+    /// Input version.
+    pub input_version: String,
+    /// The bundle's path.
+    pub bundle: String,
+    /// Milliseconds since the epoch.
+    pub published_ms: u64,
+    /// When its last byte arrived.
+    pub last_byte_ms: u64,
+    /// Where the time went; absent when the record was rebuilt from a bundle.
+    pub lag: Option<Lag>,
+    /// Seconds from the last byte to the preview.
+    pub preview_s: Option<f64>,
+    /// `64 slices`.
+    pub items: String,
+    /// Pilot that published it.
+    pub pilot: String,
+}
+
+/// A quarantined job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quarantined {
+    /// Job key.
+    pub key: String,
+    /// Stream.
+    pub stream: String,
+    /// Scan name, escaped for display where it needs it.
+    pub scan: String,
+    /// Input version, when there was one.
+    pub input_version: Option<String>,
+    /// For the scientist.
+    pub reason: String,
+    /// Milliseconds since the epoch.
+    pub at_ms: u64,
+    /// Pilot.
+    pub pilot: String,
+}
+
+/// Writes a published record.
+pub fn put_published(fs: &dyn Fs, layout: &Layout, record: &Published) -> io::Result<()> {
+    let bytes = serde_json::to_vec_pretty(record).map_err(io::Error::other)?;
+    replace(fs, &layout.published(&record.key), &bytes)
+}
+
+/// Writes a quarantine record.
+pub fn put_quarantined(fs: &dyn Fs, layout: &Layout, record: &Quarantined) -> io::Result<()> {
+    let bytes = serde_json::to_vec_pretty(record).map_err(io::Error::other)?;
+    replace(fs, &layout.quarantine(&record.key), &bytes)
+}
+
+/// Keys with a record in `folder` (`published` or `quarantine`).
+pub fn keys(fs: &dyn Fs, layout: &Layout, folder: &str) -> io::Result<Vec<String>> {
+    let names = fs.list(&layout.state.join(folder))?;
+    let key = |name: String| Some(name.strip_suffix(".json").filter(|k| !k.starts_with('.'))?.to_owned());
+    Ok(names.into_iter().filter_map(key).collect())
+}
+
+/// Every readable record of a folder; a damaged one is left out with a warning.
+pub fn all<T: serde::de::DeserializeOwned>(fs: &dyn Fs, layout: &Layout, folder: &str) -> io::Result<Vec<T>> {
+    let mut found = Vec::new();
+    for key in keys(fs, layout, folder)? {
+        let path = layout.state.join(folder).join(format!("{key}.json"));
+        let parsed = fs.read(&path, 1 << 20).and_then(|b| serde_json::from_slice(&b).map_err(io::Error::other));
+        match parsed {
+            Ok(record) => found.push(record),
+            Err(e) => tracing::warn!(file = %path.display(), error = %e, "a record cannot be read"),
+        }
+    }
+    Ok(found)
+}
