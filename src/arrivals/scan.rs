@@ -135,7 +135,7 @@ fn still(path: &Path, stamp: &FileStamp) -> io::Result<bool> {
 ///
 /// `/` becomes `__`; letters, digits, `.`, `+`, `-`, `=`, `,`, `@` and single `_` stay; a leading `.`, every
 /// `~` (bundles use it for versions), an underscore beside `_` or `/`, and anything else become `%XX`.
-/// Names longer than 180 bytes keep their beginning and end in a hash, so that the file system takes them.
+/// Names longer than 150 bytes keep their beginning and end in a hash, so that the file system takes them.
 pub fn escape(name: &str) -> String {
     let bytes = name.as_bytes();
     let mut out = String::with_capacity(bytes.len() + 8);
@@ -154,11 +154,11 @@ pub fn escape(name: &str) -> String {
             _ => out.push_str(&format!("%{b:02X}")),
         }
     }
-    if out.len() > 180 {
+    if out.len() > 150 {
         let digest = Sha256::digest(bytes);
         let tail: String = digest.iter().take(8).map(|b| format!("{b:02x}")).collect();
         // The escaped text is ASCII, so any byte index is a character boundary.
-        out.truncate(160);
+        out.truncate(130);
         out.push('%');
         out.push_str(&tail);
     }

@@ -242,6 +242,7 @@ impl Core {
             Event::Published { job, outcome } => self.on_published(now, job, outcome),
             Event::Quarantined { job, result } => self.on_quarantined(now, job, result),
             Event::StorageProbed { result } => self.on_storage_probed(now, result),
+            Event::StorageTrouble { message } => self.pause_storage(now, message),
             Event::Urgent { stream, name } => self.on_urgent(&stream, &name),
             Event::Drain => self.draining = true,
         }
@@ -488,7 +489,7 @@ impl Core {
     }
 
     /// Drops a job that newer news of its scan wait for.
-    fn make_way(&mut self, now: Time, no: JobNo) {
+    pub(super) fn make_way(&mut self, now: Time, no: JobNo) {
         if self.jobs.get(&no).is_some_and(|j| j.successor.is_some()) {
             self.drop_job(now, no, "changed", "a newer version of the scan arrived");
         }

@@ -389,6 +389,7 @@ impl Core {
             generation: claim.generation,
             staging: claim.staging,
             timeline: job.timeline,
+            items: items_of(job),
         };
         match after {
             Some(seq) => self.order_after(seq, action),
@@ -402,7 +403,7 @@ impl Core {
             PublishOutcome::Done { bundle } => {
                 let lag = job.timeline.lag(now);
                 let late = now > job.deadline;
-                let items = job.plan.as_ref().map(|p| format!("{} {}", p.items, p.unit)).unwrap_or_default();
+                let items = items_of(job);
                 let preview_s = job.timeline.previewed.map(|t| t.since_s(job.timeline.last_byte));
                 let busy = now.since_s(job.timeline.claimed);
                 let technique = self.streams[job.stream].technique.clone();
@@ -424,12 +425,7 @@ impl Core {
                 self.tell(no, Verdict::Changed);
                 self.drop_job(now, no, "changed", "the scan changed before its result was published");
             }
-            PublishOutcome::Fenced => {
-                if let Some(job) = self.jobs.get_mut(&no) {
-                    job.claim = None;
-                }
-                self.drop_job(now, no, "elsewhere", "another pilot took the scan over");
-            }
+            PublishOutcome::Fenced => self.start_over(now, no),
             PublishOutcome::Storage(why) => {
                 if let Some(job) = self.jobs.get_mut(&no) {
                     job.phase = Phase::Publishing { ordered: false };
@@ -440,6 +436,24 @@ impl Core {
                 self.quarantine(now, no, format!("its result could not be published: {why}"))
             }
         }
+    }
+
+    /// The claim was lost and with it the work: the job is asked for again, and found published or elsewhere.
+    fn start_over(&mut self, now: Time, no: JobNo) {
+        self.withdraw(now, no);
+        let retry = now.plus_s(self.limits.foreign_retry_s);
+        if let Some(job) = self.jobs.get_mut(&no) {
+            let (check, timeline) = (Check::None, job.timeline);
+            let successor = job.successor.take();
+            *job = Job::new(job.stream, job.key.clone(), job.scan.clone(), check, job.deadline);
+            job.timeline = timeline;
+            job.successor = successor;
+            job.phase = Phase::Foreign { retry, owner: "unknown".to_owned() };
+        }
+        for worker in self.workers.forget(no) {
+            self.order(Action::Forget { worker, job: no });
+        }
+        self.make_way(now, no);
     }
 
     /// Orders what a storage pause interrupted once more.
@@ -583,4 +597,8 @@ impl Core {
 
 fn task_cost(cost: f64) -> f64 {
     if cost > 0.0 { cost } else { 1.0 }
+}
+
+fn items_of(job: &Job) -> String {
+    job.plan.as_ref().map(|p| format!("{} {}", p.items, p.unit)).unwrap_or_default()
 }

@@ -186,6 +186,11 @@ pub enum Event {
         /// Room and a durable write, or what is wrong.
         result: Result<(), String>,
     },
+    /// Something of ours cannot be written, the journal for one.
+    StorageTrouble {
+        /// What.
+        message: String,
+    },
     /// Put every job of this scan above all others.
     Urgent {
         /// Stream.
@@ -352,6 +357,8 @@ pub enum Action {
         staging: PathBuf,
         /// When it was claimed, planned and computed, for the record.
         timeline: Timeline,
+        /// `64 slices`, for the record.
+        items: String,
     },
     /// Write the quarantine record; staging, if any, goes.
     Quarantine {

@@ -194,18 +194,21 @@ impl Job {
     }
 }
 
-/// A job's key: `<stream>.<escaped name>-<12 hexadecimal digits>`; the digits hash stream, name, input
-/// version, technique and recipe, so that a rewrite or another recipe is another job.
+/// The part of a key that names a scan and its version: `<stream>.<escaped name>-<12 hexadecimal digits>`.
+pub fn scan_key(stream: &str, name: &str, version: InputVersion) -> String {
+    format!("{}.{}-{:012x}", escape(stream), escape(name), version.0 >> 16)
+}
+
+/// A job's key: its [`scan_key`] and 8 digits over technique and recipe, so that a rewrite is another job and
+/// so is another recipe.
 pub fn job_key(stream: &str, name: &str, version: InputVersion, technique: &str, recipe: &str) -> String {
     let mut hash = Sha256::new();
-    for field in [stream, name, technique, recipe] {
+    for field in [technique, recipe] {
         hash.update((field.len() as u64).to_le_bytes());
         hash.update(field.as_bytes());
     }
-    hash.update(version.0.to_le_bytes());
-    let digest = hash.finalize();
-    let short: String = digest.iter().take(6).map(|b| format!("{b:02x}")).collect();
-    format!("{}.{}-{short}", escape(stream), escape(name))
+    let short: String = hash.finalize().iter().take(4).map(|b| format!("{b:02x}")).collect();
+    format!("{}-{short}", scan_key(stream, name, version))
 }
 
 /// A plan that must not be followed.

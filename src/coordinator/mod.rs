@@ -4,7 +4,9 @@
 //! item: `tests::the_core_is_pure` reads their source and says so.
 
 pub mod core;
+pub mod disk;
 mod dispatch;
+pub mod driver;
 pub mod event;
 pub mod job;
 pub mod queue;

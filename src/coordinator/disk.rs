@@ -1,0 +1,334 @@
+//! The coordinator's I/O pool: claims, publication, quarantine, release and the storage probe.
+//!
+//! Each call may hang or fail with its effect unknown; its completion is an event for the core. Orders about
+//! one key run on one thread in the order given, so that a release is done before the next claim of that key
+//! is tried. Other keys do not wait, up to the number of lanes.
+
+use super::driver::Mailbox;
+use super::event::*;
+use crate::arrivals::scan::{InputVersion, Scan};
+use crate::publish::{Publication, find_bundle, publish};
+use crate::store::claims::{self, Identity, Observer, Tried};
+use crate::store::records::{self, Published, Quarantined};
+use crate::store::{Fs, Layout, layout};
+use crossbeam::channel::{Sender, unbounded};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+/// What the pool must know of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamPlace {
+    /// `<output>/<stream>`.
+    pub output: PathBuf,
+    /// The pattern as written, which decides bundle names.
+    pub pattern: String,
+}
+
+/// The disk operations; stateless but for what was observed of other pilots.
+pub struct Disk {
+    /// Filesystem.
+    pub fs: Arc<dyn Fs>,
+    /// State folder.
+    pub layout: Layout,
+    /// Us.
+    pub me: Identity,
+    /// Streams by name.
+    pub streams: BTreeMap<String, StreamPlace>,
+    /// Heartbeats of others.
+    pub observer: Mutex<Observer>,
+}
+
+/// Bytes that must be free before work resumes after a full disk.
+const ROOM: u64 = 64 << 20;
+
+fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Disk {
+    fn place(&self, stream: &str) -> io::Result<&StreamPlace> {
+        self.streams.get(stream).ok_or_else(|| io::Error::other(format!("stream {stream} is unknown")))
+    }
+
+    fn stem(&self, stream: &str, name: &str) -> io::Result<(PathBuf, String)> {
+        let place = self.place(stream)?;
+        Ok((place.output.clone(), layout::bundle_stem(name, &place.pattern)))
+    }
+
+    /// Answers [`Action::Claim`].
+    pub fn claim(&self, key: &str, scan: &Scan) -> ClaimOutcome {
+        self.try_claim(key, scan).unwrap_or_else(|e| ClaimOutcome::Storage(e.to_string()))
+    }
+
+    fn try_claim(&self, key: &str, scan: &Scan) -> io::Result<ClaimOutcome> {
+        let fs = &*self.fs;
+        if let Some(done) = self.verdict(key)? {
+            return Ok(done);
+        }
+        if scan.changed()?.is_some() {
+            return Ok(ClaimOutcome::Changed);
+        }
+        let tried = {
+            // A poisoned observer only lost observations.
+            let mut observer = self.observer.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            claims::try_claim(fs, &self.layout, &self.me, key, &mut observer, now_ms())?
+        };
+        let generation = match tried {
+            Tried::Won(generation) => generation,
+            Tried::Foreign(owner) => return Ok(ClaimOutcome::Foreign { owner }),
+        };
+        // The owner before us may have finished while we looked.
+        if let Some(done) = self.verdict(key)? {
+            return Ok(done);
+        }
+        let (output, stem) = self.stem(&scan.stream, &scan.name)?;
+        fs.make_dirs(&output)?;
+        if let Some(bundle) = find_bundle(fs, &output, &stem, key)? {
+            self.put_published(key, scan, &bundle, None, None, String::new())?;
+            return Ok(ClaimOutcome::Published);
+        }
+        let staging = match claims::prepare_staging(fs, &output, key, generation) {
+            // Ours from a try whose answer was lost: nothing has been written there yet.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => layout::staging(&output, key, generation),
+            other => other?,
+        };
+        Ok(ClaimOutcome::Won { generation, staging })
+    }
+
+    fn verdict(&self, key: &str) -> io::Result<Option<ClaimOutcome>> {
+        if self.fs.exists(&self.layout.published(key))? {
+            return Ok(Some(ClaimOutcome::Published));
+        }
+        let quarantined = self.fs.exists(&self.layout.quarantine(key))?;
+        Ok(quarantined.then_some(ClaimOutcome::Quarantined))
+    }
+
+    /// Answers [`Action::Publish`].
+    pub fn publish(
+        &self,
+        key: &str,
+        scan: &Scan,
+        generation: u32,
+        staging: &Path,
+        timeline: Timeline,
+        items: String,
+    ) -> PublishOutcome {
+        let tried = self.try_publish(key, scan, generation, staging, timeline, items);
+        tried.unwrap_or_else(|e| PublishOutcome::Storage(e.to_string()))
+    }
+
+    fn try_publish(
+        &self,
+        key: &str,
+        scan: &Scan,
+        generation: u32,
+        staging: &Path,
+        timeline: Timeline,
+        items: String,
+    ) -> io::Result<PublishOutcome> {
+        let fs = &*self.fs;
+        let (output, stem) = self.stem(&scan.stream, &scan.name)?;
+        if scan.changed()?.is_some() {
+            // Unless an earlier try of ours got through, whose answer was lost.
+            return Ok(match find_bundle(fs, &output, &stem, key)? {
+                Some(bundle) => self.published(key, scan, bundle, timeline, items)?,
+                None => PublishOutcome::Changed,
+            });
+        }
+        if !claims::is_mine(fs, &self.layout, key, generation)? {
+            return Ok(PublishOutcome::Fenced);
+        }
+        match publish(fs, &output, &stem, key, staging)? {
+            Publication::Done(bundle) => self.published(key, scan, bundle, timeline, items),
+            Publication::Fenced => Ok(PublishOutcome::Fenced),
+        }
+    }
+
+    fn published(
+        &self,
+        key: &str,
+        scan: &Scan,
+        bundle: PathBuf,
+        timeline: Timeline,
+        items: String,
+    ) -> io::Result<PublishOutcome> {
+        let lag = timeline.lag(Time::from_ms(now_ms()));
+        let preview_s = timeline.previewed.map(|t| t.since_s(timeline.last_byte));
+        self.put_published(key, scan, &bundle, Some(lag), preview_s, items)?;
+        Ok(PublishOutcome::Done { bundle })
+    }
+
+    fn put_published(
+        &self,
+        key: &str,
+        scan: &Scan,
+        bundle: &Path,
+        lag: Option<Lag>,
+        preview_s: Option<f64>,
+        items: String,
+    ) -> io::Result<()> {
+        let record = Published {
+            key: key.to_owned(),
+            stream: scan.stream.clone(),
+            scan: scan.name.clone(),
+            input_version: scan.version().to_string(),
+            bundle: bundle.display().to_string(),
+            published_ms: now_ms(),
+            last_byte_ms: scan.last_byte_ms,
+            lag,
+            preview_s,
+            items,
+            pilot: self.me.pilot.clone(),
+        };
+        records::put_published(&*self.fs, &self.layout, &record)
+    }
+
+    /// Answers [`Action::Quarantine`]: the record first, then staging goes.
+    #[allow(clippy::too_many_arguments)]
+    pub fn quarantine(
+        &self,
+        key: &str,
+        stream: &str,
+        name: &str,
+        version: Option<InputVersion>,
+        generation: u32,
+        reason: &str,
+    ) -> Result<(), String> {
+        let record = Quarantined {
+            key: key.to_owned(),
+            stream: stream.to_owned(),
+            scan: name.to_owned(),
+            input_version: version.map(|v| v.to_string()),
+            reason: reason.to_owned(),
+            at_ms: now_ms(),
+            pilot: self.me.pilot.clone(),
+        };
+        let put = || -> io::Result<()> {
+            records::put_quarantined(&*self.fs, &self.layout, &record)?;
+            if generation > 0 {
+                claims::fence(&*self.fs, &self.place(stream)?.output, key, generation)?;
+            }
+            Ok(())
+        };
+        put().map_err(|e| e.to_string())
+    }
+
+    /// Carries out [`Action::Release`]. A failure leaves the claim to die with the pilot.
+    pub fn release(&self, key: &str, generation: u32, staging: &Path) {
+        let Some(output) = staging.parent() else { return };
+        if let Err(e) = claims::release(&*self.fs, &self.layout, output, key, generation) {
+            tracing::warn!(key, error = %e, "a claim could not be given back; it ends with this pilot");
+        }
+    }
+
+    /// Answers [`Action::ProbeStorage`]: room and a durable write, in state and in every output.
+    pub fn probe(&self) -> Result<(), String> {
+        let outputs = self.streams.values().map(|s| s.output.clone());
+        let mut folders: Vec<PathBuf> = outputs.chain([self.layout.state.clone()]).collect();
+        folders.sort();
+        folders.dedup();
+        for folder in folders {
+            let file = crate::store::fs::aside(&folder.join("storage-probe"));
+            let tried = || -> io::Result<u64> {
+                self.fs.make_dirs(&folder)?;
+                let written = self.fs.write_new(&file, &[0x5a; 64 * 1024]);
+                let _ = self.fs.remove_file(&file);
+                written?;
+                self.fs.free_bytes(&folder)
+            };
+            match tried() {
+                // A small test filesystem never has so much: half of nothing must not stop it for ever.
+                Ok(free) if free < ROOM.min(self.total(&folder) / 20) => {
+                    return Err(format!("{}: only {} MiB free", folder.display(), free >> 20));
+                }
+                Ok(_) => {}
+                Err(e) => return Err(format!("{}: {e}", folder.display())),
+            }
+        }
+        Ok(())
+    }
+
+    fn total(&self, folder: &Path) -> u64 {
+        rustix::fs::statvfs(folder).map_or(u64::MAX, |s| s.f_blocks.saturating_mul(s.f_frsize))
+    }
+}
+
+type Work = Box<dyn FnOnce() + Send>;
+
+/// Threads that carry out disk orders; orders of one key stay in order.
+pub struct DiskPool {
+    disk: Arc<Disk>,
+    lanes: Vec<Sender<Work>>,
+    mailbox: Mailbox,
+}
+
+impl DiskPool {
+    /// Lanes of the pool: enough that one hanging call does not stop the rest.
+    const LANES: usize = 4;
+
+    /// Starts the threads.
+    pub fn spawn(disk: Arc<Disk>, mailbox: Mailbox) -> io::Result<Self> {
+        let mut lanes = Vec::new();
+        for n in 0..Self::LANES {
+            let (tx, rx) = unbounded::<Work>();
+            let lane = std::thread::Builder::new().name(format!("disk-{n}"));
+            lane.spawn(move || rx.into_iter().for_each(|work| work()))?;
+            lanes.push(tx);
+        }
+        Ok(Self { disk, lanes, mailbox })
+    }
+
+    /// Runs `work` on the lane of `key`.
+    pub fn run(&self, key: &str, work: impl FnOnce(&Disk, &Mailbox) + Send + 'static) {
+        let lane = crc32fast::hash(key.as_bytes()) as usize % self.lanes.len();
+        let (disk, mailbox) = (self.disk.clone(), self.mailbox.clone());
+        // The lanes live as long as the pool.
+        let _ = self.lanes[lane].send(Box::new(move || work(&disk, &mailbox)));
+    }
+
+    /// Carries out an order; true when it was one for the disk.
+    pub fn perform(&self, action: Action) -> Result<(), Action> {
+        match action {
+            Action::Claim { job, key, scan } => self.run(&key.clone(), move |disk, mail| {
+                let outcome = disk.claim(&key, &scan);
+                mail.post(Event::Claimed { job, outcome });
+            }),
+            Action::Publish { job, key, scan, generation, staging, timeline, items } => {
+                self.run(&key.clone(), move |disk, mail| {
+                    let outcome = disk.publish(&key, &scan, generation, &staging, timeline, items);
+                    mail.post(Event::Published { job, outcome });
+                });
+            }
+            Action::Quarantine { job, key, stream, name, version, generation, reason, .. } => {
+                self.run(&key.clone(), move |disk, mail| {
+                    let result = disk.quarantine(&key, &stream, &name, version, generation, &reason);
+                    mail.post(Event::Quarantined { job, result });
+                });
+            }
+            Action::Release { key, generation, staging } => {
+                self.run(&key.clone(), move |disk, _| disk.release(&key, generation, &staging));
+            }
+            Action::ProbeStorage => self.run("", |disk, mail| {
+                mail.post(Event::StorageProbed { result: disk.probe() });
+            }),
+            other => return Err(other),
+        }
+        Ok(())
+    }
+
+    /// Waits until every order given so far is done, at most `longest`.
+    pub fn flush(&self, longest: std::time::Duration) -> bool {
+        let (tx, rx) = unbounded();
+        for lane in &self.lanes {
+            let tx = tx.clone();
+            let _ = lane.send(Box::new(move || {
+                let _ = tx.send(());
+            }));
+        }
+        let end = std::time::Instant::now() + longest;
+        (0..self.lanes.len()).all(|_| rx.recv_deadline(end).is_ok())
+    }
+}
