@@ -135,6 +135,8 @@ pub struct Core {
     pub(super) storage: Storage,
     pub(super) draining: bool,
     pub(super) quiet: Option<usize>,
+    /// How many orders arrivals were given.
+    pub(super) told: u64,
     pub(super) finished: bool,
     pub(super) next_job: u64,
     pub(super) next_attempt: u64,
@@ -188,6 +190,7 @@ impl Core {
             storage: Storage::Fine,
             draining: false,
             quiet: None,
+            told: 0,
             finished: false,
             next_job: 1,
             next_attempt: 1,
@@ -231,7 +234,7 @@ impl Core {
         match event {
             Event::Arrived { scan, check } => self.on_arrived(now, scan, check),
             Event::Rejected { stream, name, version, reason } => self.on_rejected(now, &stream, name, version, reason),
-            Event::ArrivalsQuiet { incomplete } => self.quiet = Some(incomplete),
+            Event::ArrivalsQuiet { obeyed, incomplete } => self.quiet = (obeyed == self.told).then_some(incomplete),
             Event::WorkerJoined { worker, host, threads, task_memory } => {
                 self.workers.join(worker, host, threads, task_memory);
             }
@@ -269,6 +272,9 @@ impl Core {
     pub(super) fn tell(&mut self, no: JobNo, verdict: Verdict) {
         let Some(job) = self.jobs.get(&no) else { return };
         let (stream, name, version) = (job.scan.stream.clone(), job.scan.name.clone(), job.scan.version());
+        // Arrivals say again when they are quiet.
+        self.told += 1;
+        self.quiet = None;
         self.order(Action::Tell { stream, name, version, verdict });
     }
 
@@ -291,7 +297,6 @@ impl Core {
         }
         let no = JobNo(self.next_job);
         self.next_job += 1;
-        self.quiet = None;
         self.counts.arrived += 1;
         self.record(Entry::Arrived { job: no.0, key: key.clone(), bytes: scan.bytes() });
         let complete = Time::from_ms(scan.complete_ms);

@@ -123,6 +123,8 @@ pub enum Event {
     },
     /// `--once`: arrivals have nothing left that could become complete.
     ArrivalsQuiet {
+        /// How many orders of [`Action::Tell`] they had obeyed by then; more were given since if it differs.
+        obeyed: u64,
         /// Scans left incomplete.
         incomplete: usize,
     },

@@ -149,7 +149,7 @@ proptest! {
             }
         }
         prop_assert!(b.core.jobs.is_empty(), "left over: {:?}", b.core.view(b.now).jobs);
-        b.step(Event::ArrivalsQuiet { incomplete: 0 });
+        b.step(Event::ArrivalsQuiet { obeyed: b.told.len() as u64, incomplete: 0 });
         prop_assert!(b.finished);
     }
 }

@@ -325,7 +325,7 @@ fn once_ends_when_nothing_is_left() {
     b.arrive("s", "a");
     b.run();
     assert!(!b.finished);
-    b.step(Event::ArrivalsQuiet { incomplete: 1 });
+    b.step(Event::ArrivalsQuiet { obeyed: b.told.len() as u64, incomplete: 1 });
     assert!(b.finished);
     assert_eq!(b.core.left_incomplete(), 1);
 }
