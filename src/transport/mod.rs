@@ -1,6 +1,15 @@
 //! Carries small messages between the coordinator and its workers: in one process, or over MPI.
 
+pub mod backoff;
+pub mod frame;
+pub mod launch;
+pub mod local;
+#[cfg(feature = "mpi")]
+pub mod mpi;
 pub mod wire;
+
+pub use launch::under_mpiexec;
+pub use local::LocalTransport;
 
 /// A worker (an executor) as the coordinator knows it. Over MPI it is the rank; embedded, the executor's number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -27,4 +36,73 @@ pub trait Transport {
     fn idle(&mut self, wake: &crossbeam::channel::Receiver<()>, longest: std::time::Duration);
     /// Says goodbye: `Shutdown` to every worker, waits a bounded time for their `Bye`, and (MPI) finalizes.
     fn close(self: Box<Self>);
+}
+
+/// Why ranks cannot talk to each other. Every text names the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum TransportError {
+    /// Launched on several ranks, built for one.
+    #[error(
+        "mpiexec started {ranks} ranks, but this beampilot was built without MPI; rebuild it with the `mpi` feature \
+         (cargo build --release), or start it without mpiexec"
+    )]
+    NoMpi {
+        /// Ranks, as the environment tells.
+        ranks: usize,
+    },
+    /// The launcher belongs to another MPI than the executable.
+    #[error(
+        "mpiexec started {ranks} ranks, but MPI sees {size}: this beampilot is linked with \"{library}\", and that is not \
+         the MPI this mpiexec belongs to; use its own mpiexec, or rebuild with MPICC naming the other one's mpicc"
+    )]
+    WrongMpiexec {
+        /// Ranks, as the environment tells.
+        ranks: usize,
+        /// Ranks, as MPI tells.
+        size: usize,
+        /// What the linked MPI calls itself.
+        library: String,
+    },
+    /// Ranks run different executables.
+    #[error(
+        "rank {rank} on {host} runs beampilot {theirs}, rank 0 on {host0} runs {mine}; run the same executable on every \
+         rank (is one node reading an old copy?)"
+    )]
+    OtherBuild {
+        /// The first rank that differs from rank 0.
+        rank: usize,
+        /// Its host.
+        host: String,
+        /// Rank 0's host.
+        host0: String,
+        /// Its build.
+        theirs: String,
+        /// Rank 0's build.
+        mine: String,
+    },
+    /// MPI was initialized before, or finalized.
+    #[error("MPI was already initialized in this process; it can be used once")]
+    Used,
+    /// Bytes that make no sense.
+    #[error("from rank {rank}: {error}")]
+    Frame {
+        /// Sender.
+        rank: usize,
+        /// What is wrong with them.
+        error: frame::FrameError,
+    },
+    /// The rank's own executor could not be started.
+    #[error("cannot start the executor's threads: {0}")]
+    Executor(#[from] std::io::Error),
+}
+
+impl TransportError {
+    /// True when starting again without changing anything will fail again: exit with 78.
+    pub fn is_configuration(&self) -> bool {
+        match self {
+            Self::NoMpi { .. } | Self::WrongMpiexec { .. } | Self::OtherBuild { .. } => true,
+            Self::Frame { error, .. } => matches!(error, frame::FrameError::Version { .. }),
+            Self::Used | Self::Executor(_) => false,
+        }
+    }
 }

@@ -1,7 +1,16 @@
 //! The messages. Only bytes travel: bincode of these types inside a versioned frame.
+//!
+//! A worker's side of the contract
+//! - Every [`ToWorker::Run`] is answered by exactly one [`FromWorker::Done`], a cancelled one too (with
+//!   [`CANCELLED`]), except what a [`ToWorker::Shutdown`] finds unfinished.
+//! - [`FromWorker::Started`] comes before it for everything but no-ops and attempts dropped before their start.
+//! - Nothing follows [`FromWorker::Bye`].
 
 use crate::technique::plan::{Fault, JobContext, TaskOutput, TaskSpec};
 use serde::{Deserialize, Serialize};
+
+/// Text of the [`Fault::Task`] that answers a cancelled attempt.
+pub const CANCELLED: &str = "cancelled before it finished";
 
 /// From the coordinator.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

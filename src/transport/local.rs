@@ -1,0 +1,132 @@
+//! The coordinator's end towards executors in its own process: everything on a laptop, rank 0's share under MPI.
+//!
+//! Contract: as [`Transport`]. Nothing is polled: [`LocalTransport::idle`] sleeps until an executor or the
+//! coordinator's own threads have something. Messages to an unknown worker are dropped with a warning.
+
+use super::wire::{FromWorker, ToWorker};
+use super::{Transport, TransportError, WorkerId};
+use crate::worker::executor::{Executor, ExecutorConfig};
+use crossbeam::channel::{Receiver, Select, Sender, unbounded};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// How long [`Transport::close`] waits for the executors' [`FromWorker::Bye`]; theirs comes after their own grace.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+struct Line {
+    executor: Executor,
+    queued: Vec<ToWorker>,
+}
+
+/// Executors in this process.
+pub struct LocalTransport {
+    lines: BTreeMap<WorkerId, Line>,
+    out: Receiver<(WorkerId, FromWorker)>,
+    /// Keeps `out` connected when every executor has said goodbye.
+    _keep: Sender<(WorkerId, FromWorker)>,
+}
+
+impl LocalTransport {
+    /// Starts one executor for each configuration.
+    ///
+    /// # Errors
+    /// A thread could not be started.
+    pub fn new(configs: impl IntoIterator<Item = ExecutorConfig>) -> Result<Self, TransportError> {
+        let (keep, out) = unbounded();
+        let mut lines = BTreeMap::new();
+        for config in configs {
+            let executor = Executor::spawn(config, keep.clone())?;
+            lines.insert(executor.id(), Line { executor, queued: Vec::new() });
+        }
+        Ok(Self { lines, out, _keep: keep })
+    }
+
+    /// True when an executor has something to say.
+    pub(super) fn has_mail(&self) -> bool {
+        !self.out.is_empty()
+    }
+
+    /// True when this transport knows the worker.
+    pub(super) fn knows(&self, worker: WorkerId) -> bool {
+        self.lines.contains_key(&worker)
+    }
+
+    /// Waits for the executors, `wake` (whose messages it takes) or the time. True when not only time passed.
+    pub(super) fn wait(&self, wake: &Receiver<()>, longest: Duration) -> bool {
+        let deadline = Instant::now() + longest;
+        let mut select = Select::new();
+        let mail = select.recv(&self.out);
+        let woken = select.recv(wake);
+        loop {
+            match select.ready_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Err(_) => return false,
+                Ok(i) if i == mail => return true,
+                Ok(_) => match wake.try_recv() {
+                    Ok(()) => {
+                        while wake.try_recv().is_ok() {}
+                        return true;
+                    }
+                    // Nobody can wake us any more: do not spin on it.
+                    Err(crossbeam::channel::TryRecvError::Disconnected) => select.remove(woken),
+                    Err(crossbeam::channel::TryRecvError::Empty) => {}
+                },
+            }
+        }
+    }
+
+    /// `Shutdown` to all; then `Bye` is awaited and threads are joined, both until `deadline`.
+    pub(super) fn end(self, deadline: Instant) {
+        let mut inbox = Vec::new();
+        let mut this = self;
+        let mut missing: Vec<WorkerId> = this.lines.keys().copied().collect();
+        for &worker in &missing {
+            this.send(worker, ToWorker::Shutdown);
+        }
+        this.exchange(&mut inbox);
+        loop {
+            missing.retain(|w| !inbox.contains(&(*w, FromWorker::Bye)));
+            inbox.clear();
+            if missing.is_empty() {
+                break;
+            }
+            match this.out.recv_deadline(deadline) {
+                Ok(message) => inbox.push(message),
+                Err(_) => break,
+            }
+        }
+        for (worker, line) in std::mem::take(&mut this.lines) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !line.executor.join(left) {
+                tracing::warn!(%worker, "executor is stuck in a task; its threads are left behind");
+            }
+        }
+    }
+}
+
+impl Transport for LocalTransport {
+    fn send(&mut self, worker: WorkerId, message: ToWorker) {
+        match self.lines.get_mut(&worker) {
+            Some(line) => line.queued.push(message),
+            None => tracing::warn!(%worker, "message to a worker that does not exist is dropped"),
+        }
+    }
+
+    fn exchange(&mut self, inbox: &mut Vec<(WorkerId, FromWorker)>) -> bool {
+        let before = inbox.len();
+        let mut sent = false;
+        for line in self.lines.values_mut().filter(|l| !l.queued.is_empty()) {
+            line.executor.deliver(line.queued.drain(..));
+            sent = true;
+        }
+        inbox.extend(self.out.try_iter());
+        sent || inbox.len() > before
+    }
+
+    fn idle(&mut self, wake: &Receiver<()>, longest: Duration) {
+        self.wait(wake, longest);
+    }
+
+    fn close(self: Box<Self>) {
+        self.end(Instant::now() + GOODBYE);
+    }
+}
