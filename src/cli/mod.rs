@@ -56,13 +56,14 @@ pub struct Cli {
 #[derive(Debug, Clone, clap::Args)]
 pub struct Talk {
     /// Say more on standard error; twice for everything. BEAMPILOT_LOG (a tracing filter) overrides it.
-    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
+    #[arg(short, long, global = true, help_heading = "Logging", action = ArgAction::Count, conflicts_with = "quiet")]
     pub verbose: u8,
     /// Say only errors on standard error.
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = "Logging")]
     pub quiet: bool,
     /// How log lines on standard error are written.
-    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
+    #[arg(long, global = true, help_heading = "Logging", value_enum, default_value_t = LogFormat::Text)]
+    #[arg(value_name = "FORMAT")]
     pub log_format: LogFormat,
 }
 
