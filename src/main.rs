@@ -1,4 +1,10 @@
 //! The one executable; see [`beampilot::cli`].
+
 fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+    if std::env::var_os("HDF5_USE_FILE_LOCKING").is_none() {
+        // Lustre and NFS often refuse the locks HDF5 takes by itself, and a reader must never stop a writer.
+        // SAFETY: nothing has started a thread yet, so no one reads the environment at the same time.
+        unsafe { std::env::set_var("HDF5_USE_FILE_LOCKING", "FALSE") };
+    }
+    beampilot::cli::main()
 }

@@ -1,1 +1,4 @@
-//! What beampilot knows about the places it runs.
+//! What beampilot knows about the places it runs: filesystems and their habits, and where software comes from.
+
+pub mod filesystem;
+pub mod packages;

@@ -1,0 +1,97 @@
+//! `beampilot synth`: scans that nobody measured, for trying things out.
+
+use super::Exit;
+use anyhow::anyhow;
+use clap::{Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Makes synthetic scans.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  beampilot synth tomography scan_001.h5 --size 256 --angles 180 --slices 64")]
+pub struct Args {
+    /// Which technique.
+    #[command(subcommand)]
+    pub technique: Technique,
+}
+
+/// Techniques that can be synthesised.
+#[derive(Debug, Subcommand)]
+#[allow(missing_docs)] // Described at its `Args`.
+pub enum Technique {
+    Tomography(TomographyArgs),
+}
+
+/// Projections of an ellipsoid phantom, with flat and dark fields.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  beampilot synth tomography scan_001.h5 --size 256 --angles 180 --slices 64
+  beampilot synth tomography incoming/live.h5 --size 256 --angles 180 --slices 64 --slow 8
+  beampilot synth tomography k11.nxs --size 512 --angles 720 --slices 16 \\
+      --range 360 --center 250.5 --layout nxtomo --noise 20000 --rings --truth truth.h5")]
+pub struct TomographyArgs {
+    /// The file to write.
+    #[arg(value_name = "OUT.h5")]
+    pub out: PathBuf,
+    /// Width of a projection, pixels.
+    #[arg(long, value_name = "N")]
+    pub size: usize,
+    /// Number of projections.
+    #[arg(long, value_name = "A")]
+    pub angles: usize,
+    /// Number of detector rows, each one slice.
+    #[arg(long, value_name = "S")]
+    pub slices: usize,
+    /// Degrees the sample turns.
+    #[arg(long, value_enum, default_value = "180", value_name = "DEGREES")]
+    pub range: Range,
+    /// Column of the rotation axis, pixels; the middle of the detector by default.
+    #[arg(long, value_name = "PX")]
+    pub center: Option<f64>,
+    /// How the file is laid out.
+    #[arg(long, value_enum, default_value = "data-exchange")]
+    pub layout: Layout,
+    /// Photons a pixel in the open beam, for Poisson noise; none by default.
+    #[arg(long, value_name = "PHOTONS")]
+    pub noise: Option<f64>,
+    /// Give some detector columns a wrong gain, which makes rings.
+    #[arg(long)]
+    pub rings: bool,
+    /// Seed of everything random; the same seed makes the same file.
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    pub seed: u64,
+    /// Also write what was measured, as a volume.
+    #[arg(long, value_name = "TRUTH.h5")]
+    pub truth: Option<PathBuf>,
+    /// Take this long to write, in place and under the final name, as a detector does.
+    #[arg(long, value_name = "SECONDS")]
+    pub slow: Option<f64>,
+}
+
+/// Degrees the sample turns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Range {
+    /// Half a turn.
+    #[value(name = "180")]
+    Half,
+    /// A whole turn.
+    #[value(name = "360")]
+    Full,
+}
+
+/// File layouts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Layout {
+    /// `/exchange/data`, as at APS.
+    DataExchange,
+    /// An NXtomo entry, as at Diamond.
+    Nxtomo,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// What the frame turns into an exit code.
+pub fn run(_args: Args) -> anyhow::Result<Exit> {
+    Err(anyhow!("not merged yet"))
+}
