@@ -117,7 +117,6 @@ pub struct Ended {
 /// The state machine.
 #[derive(Debug, Clone)]
 pub struct Core {
-    pub(super) pilot: String,
     pub(super) campaign: String,
     pub(super) streams: Vec<StreamSpec>,
     pub(super) limits: Limits,
@@ -167,15 +166,9 @@ pub struct Counts {
 
 impl Core {
     /// A core with nothing to do.
-    pub fn new(
-        pilot: impl Into<String>,
-        campaign: impl Into<String>,
-        streams: Vec<StreamSpec>,
-        limits: Limits,
-    ) -> Self {
+    pub fn new(campaign: impl Into<String>, streams: Vec<StreamSpec>, limits: Limits) -> Self {
         let weights: Vec<u32> = streams.iter().map(|s| s.weight).collect();
         Self {
-            pilot: pilot.into(),
             campaign: campaign.into(),
             queue: Queue::new(weights.iter().copied()),
             unclaimed: Queue::new(weights),

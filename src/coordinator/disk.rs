@@ -288,9 +288,21 @@ impl DiskPool {
         // The lanes live as long as the pool.
         let _ = self.lanes[lane].send(Box::new(move || work(&disk, &mailbox)));
     }
+}
 
-    /// Carries out an order; true when it was one for the disk.
-    pub fn perform(&self, action: Action) -> Result<(), Action> {
+/// Who carries out orders for the disk: the pool, or a stand-in that answers at once.
+pub trait DiskOrders {
+    /// Carries out an order, or gives it back when it is none for the disk.
+    ///
+    /// # Errors
+    /// The order.
+    fn perform(&self, action: Action) -> Result<(), Action>;
+    /// Waits until every order given so far is done, at most `longest`; false when that was not enough.
+    fn flush(&self, longest: std::time::Duration) -> bool;
+}
+
+impl DiskOrders for DiskPool {
+    fn perform(&self, action: Action) -> Result<(), Action> {
         match action {
             Action::Claim { job, key, scan } => self.run(&key.clone(), move |disk, mail| {
                 let outcome = disk.claim(&key, &scan);
@@ -319,8 +331,7 @@ impl DiskPool {
         Ok(())
     }
 
-    /// Waits until every order given so far is done, at most `longest`.
-    pub fn flush(&self, longest: std::time::Duration) -> bool {
+    fn flush(&self, longest: std::time::Duration) -> bool {
         let (tx, rx) = unbounded();
         for lane in &self.lanes {
             let tx = tx.clone();

@@ -4,7 +4,7 @@
 //! journal's thread and the status writer do.
 
 use super::core::Core;
-use super::disk::DiskPool;
+use super::disk::DiskOrders;
 use super::event::*;
 use super::view::View;
 use crate::arrivals::scan::InputVersion;
@@ -97,8 +97,8 @@ pub struct Driver {
     pub transport: Box<dyn Transport>,
     /// Other threads.
     pub inbox: Inbox,
-    /// Disk orders; without one (dispatch benchmark) disk orders are refused loudly.
-    pub disk: Option<DiskPool>,
+    /// Who carries out orders for the disk.
+    pub disk: Box<dyn DiskOrders>,
     /// The journal; without one everything counts as durable at once.
     pub journal: Option<Sender<Line>>,
     /// Arrivals.
@@ -117,9 +117,9 @@ const SILENCE: Duration = Duration::from_secs(60);
 const SHOW: Duration = Duration::from_secs(1);
 
 impl Driver {
-    /// Runs until the core is finished, or `stop_at` has come after a drain. Returns the core and the transport,
-    /// still open.
-    pub fn run(mut self, grace: Duration) -> (Core, Box<dyn Transport>, Option<DiskPool>) {
+    /// Runs until the core is finished, at most `grace` after a drain was asked for. Returns the core, the
+    /// transport, still open, and the disk, with its last orders perhaps under way.
+    pub fn run(mut self, grace: Duration) -> (Core, Box<dyn Transport>, Box<dyn DiskOrders>) {
         let mut orders: Vec<Ordered> = Vec::new();
         let mut held: VecDeque<Ordered> = VecDeque::new();
         let mut durable = 0;
@@ -231,14 +231,11 @@ impl Driver {
             Action::Tell { stream, name, version, verdict } => (self.tell)(&stream, &name, version, verdict),
             Action::Alarm { message } => tracing::warn!("{message}"),
             Action::Finished => *finished = true,
-            action => match &self.disk {
-                Some(pool) => {
-                    if let Err(action) = pool.perform(action) {
-                        tracing::error!(?action, "an order nobody carries out");
-                    }
+            action => {
+                if let Err(action) = self.disk.perform(action) {
+                    tracing::error!(?action, "an order nobody carries out");
                 }
-                None => tracing::error!(?action, "an order for a disk that is not there"),
-            },
+            }
         }
         None
     }

@@ -3,12 +3,14 @@
 //! `core`, `dispatch`, `job`, `queue`, `workers`, `event` and `view` import no clock, thread, filesystem or MPI
 //! item: `tests::the_core_is_pure` reads their source and says so.
 
+pub mod benchmark;
 pub mod core;
 pub mod disk;
 mod dispatch;
 pub mod driver;
 pub mod event;
 pub mod job;
+pub mod pilot;
 pub mod queue;
 pub mod view;
 pub mod workers;

@@ -32,6 +32,8 @@ pub struct Worker {
     pub pace_s: f64,
     /// When the last result came, while something stayed in flight.
     pub last_end: Option<Time>,
+    /// Turn of the last assignment.
+    turn: u64,
     /// Tasks ended here.
     pub ended: u64,
     /// Tasks failed here.
@@ -39,6 +41,10 @@ pub struct Worker {
 }
 
 impl Worker {
+    fn room(&self, id: WorkerId) -> Room {
+        (self.in_flight.len(), self.turn, id)
+    }
+
     /// How many attempts it should hold.
     pub fn depth(&self) -> usize {
         if self.pace_s <= 0.0 {
@@ -52,9 +58,14 @@ impl Worker {
 #[derive(Debug, Clone, Default)]
 pub struct Workers {
     table: BTreeMap<WorkerId, Worker>,
-    /// (attempts in flight, worker) for every worker below its depth: the least loaded first.
-    room: BTreeSet<(usize, WorkerId)>,
+    /// Every worker below its depth: the least loaded first, among equals the one that waited longest.
+    room: BTreeSet<Room>,
+    /// Assignments so far.
+    turn: u64,
 }
+
+/// (attempts in flight, turn of the last assignment, worker).
+type Room = (usize, u64, WorkerId);
 
 impl Workers {
     /// Adds a worker, or replaces one that joins again; returns false when it was known.
@@ -69,6 +80,7 @@ impl Workers {
                 contexts: BTreeMap::new(),
                 pace_s: 0.0,
                 last_end: None,
+                turn: 0,
                 ended: 0,
                 failed: 0,
             };
@@ -81,7 +93,7 @@ impl Workers {
     /// Removes a worker and returns what it held.
     pub fn leave(&mut self, id: WorkerId) -> Option<Worker> {
         let worker = self.table.remove(&id)?;
-        self.room.remove(&(worker.in_flight.len(), id));
+        self.room.remove(&worker.room(id));
         Some(worker)
     }
 
@@ -107,13 +119,15 @@ impl Workers {
 
     /// The least loaded worker with room, `excluded` apart.
     pub fn least_loaded(&self, excluded: &BTreeSet<WorkerId>) -> Option<WorkerId> {
-        self.room.iter().map(|(_, id)| *id).find(|id| !excluded.contains(id))
+        self.room.iter().map(|(_, _, id)| *id).find(|id| !excluded.contains(id))
     }
 
     /// Notes that an attempt was sent; returns true when the worker lacks this epoch of the job's context.
     pub fn assigned(&mut self, id: WorkerId, attempt: AttemptNo, job: JobNo, epoch: u32) -> bool {
         let Some(worker) = self.table.get_mut(&id) else { return false };
-        let before = worker.in_flight.len();
+        let before = worker.room(id);
+        self.turn += 1;
+        worker.turn = self.turn;
         worker.in_flight.insert(attempt);
         let lacks = worker.contexts.insert(job, epoch) != Some(epoch);
         self.update_room(id, Some(before));
@@ -123,7 +137,7 @@ impl Workers {
     /// Notes that an attempt is no longer there, ended (`Some(ok)`) or withdrawn (`None`).
     pub fn ended(&mut self, id: WorkerId, attempt: AttemptNo, now: Time, ended: Option<bool>) {
         let Some(worker) = self.table.get_mut(&id) else { return };
-        let before = worker.in_flight.len();
+        let before = worker.room(id);
         if !worker.in_flight.remove(&attempt) {
             return;
         }
@@ -146,25 +160,25 @@ impl Workers {
         self.table.iter_mut().filter_map(knew).collect()
     }
 
-    fn update_room(&mut self, id: WorkerId, before: Option<usize>) {
+    fn update_room(&mut self, id: WorkerId, before: Option<Room>) {
         if let Some(before) = before {
-            self.room.remove(&(before, id));
+            self.room.remove(&before);
         }
         let Some(worker) = self.table.get(&id) else { return };
         if worker.in_flight.len() < worker.depth() {
-            self.room.insert((worker.in_flight.len(), id));
+            self.room.insert(worker.room(id));
         }
     }
 
     /// Cross-examines the table and the index of room.
     pub fn check_invariants(&self) {
-        for (load, id) in &self.room {
-            let worker = self.table.get(id);
-            assert_eq!(worker.map(|w| w.in_flight.len()), Some(*load), "room of worker {id} is stale");
+        for room in &self.room {
+            let worker = self.table.get(&room.2);
+            assert_eq!(worker.map(|w| w.room(room.2)), Some(*room), "room of worker {} is stale", room.2);
         }
         for (id, worker) in &self.table {
             assert!(worker.in_flight.len() <= MAX_DEPTH, "worker {id} holds too much");
-            let listed = self.room.contains(&(worker.in_flight.len(), *id));
+            let listed = self.room.contains(&worker.room(*id));
             assert!(listed || worker.in_flight.len() >= PIPELINE_DEPTH, "worker {id} has room but is not listed");
         }
     }

@@ -73,7 +73,7 @@ pub struct Bench {
 impl Bench {
     pub fn new(streams: Vec<StreamSpec>) -> Self {
         Self {
-            core: Core::new("pilot", "campaign", streams, Limits::default()),
+            core: Core::new("campaign", streams, Limits::default()),
             now: Time::from_ms(1_000_000),
             actions: VecDeque::new(),
             assigned: Vec::new(),

@@ -1,0 +1,92 @@
+//! Joining: MPI under mpiexec, executors in this process otherwise. Worker ranks serve here and never return to
+//! the caller with a transport.
+
+use crate::transport::{LocalTransport, Transport, TransportError, WorkerId, under_mpiexec};
+use crate::worker::{ExecutorConfig, Services, topology};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+/// Why the ranks could not come together.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// They cannot work together.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+}
+
+impl JoinError {
+    /// True when starting again without changing anything will fail again.
+    pub fn is_configuration(&self) -> bool {
+        let Self::Transport(e) = self;
+        e.is_configuration()
+    }
+}
+
+/// Rank 0, ready to coordinate.
+pub struct Joined {
+    /// To the workers.
+    pub transport: Box<dyn Transport>,
+    /// `embedded`, or `MPI`.
+    pub name: String,
+    /// Executors that will say hello.
+    pub workers: usize,
+    /// Where to put the exit code before the transport is closed: its watchdog ends the process with it.
+    pub exit_code: Option<Arc<std::sync::atomic::AtomicI32>>,
+}
+
+/// Executors for a machine with these cores when nobody says how many: one for every eight cores, so that a slab is
+/// computed by threads that share a cache, and two on small machines, so that one scan's reading overlaps another's
+/// computing.
+fn default_workers() -> usize {
+    topology::share(1, 1).threads.div_ceil(8).max(1)
+}
+
+/// Joins. `None`: this was a worker rank, it has served and said goodbye.
+///
+/// # Errors
+/// Ranks of different builds or MPIs; threads that could not be started.
+pub fn join(workers: Option<NonZeroUsize>, services: Arc<dyn Services>) -> Result<Option<Joined>, JoinError> {
+    match under_mpiexec()? {
+        None => embedded(workers, services).map(Some),
+        Some(_) => ranks(services),
+    }
+}
+
+fn embedded(workers: Option<NonZeroUsize>, services: Arc<dyn Services>) -> Result<Joined, JoinError> {
+    let n = workers.map_or_else(default_workers, NonZeroUsize::get);
+    let share = topology::share(1, n);
+    let config = |i: usize| {
+        let id = WorkerId(u32::try_from(i).unwrap_or(u32::MAX));
+        ExecutorConfig::new(id, topology::host(), share.threads, share.task_memory, services.clone())
+    };
+    let transport = Box::new(LocalTransport::new((0..n).map(config))?);
+    Ok(Joined { transport, name: "embedded".to_owned(), workers: n, exit_code: None })
+}
+
+#[cfg(feature = "mpi")]
+fn ranks(services: Arc<dyn Services>) -> Result<Option<Joined>, JoinError> {
+    use crate::transport::mpi;
+    let session = mpi::connect(&mpi::Options::default())?;
+    let share = session.share();
+    let id = WorkerId(u32::try_from(session.rank()).unwrap_or(u32::MAX));
+    let config = ExecutorConfig::new(id, topology::host(), share.threads, share.task_memory, services);
+    let workers = session.size();
+    if session.rank() == 0 {
+        let transport = session.coordinator(Some(config))?;
+        let exit_code = Some(transport.exit_code());
+        return Ok(Some(Joined { transport: Box::new(transport), name: "MPI".to_owned(), workers, exit_code }));
+    }
+    let (answers_out, answers) = crossbeam::channel::unbounded();
+    let executor = crate::worker::Executor::spawn(config, answers_out).map_err(TransportError::Executor)?;
+    let mut link = session.worker();
+    let executor = crate::worker::agent::run(&mut link, executor, &answers)?;
+    link.finalize(0);
+    executor.join(std::time::Duration::from_secs(2));
+    Ok(None)
+}
+
+#[cfg(not(feature = "mpi"))]
+fn ranks(_: Arc<dyn Services>) -> Result<Option<Joined>, JoinError> {
+    // `under_mpiexec` refused already.
+    Ok(None)
+}
