@@ -304,11 +304,10 @@ fn name_glob(text: &str) -> Option<NameGlob> {
 /// A text with one placeholder, and neither `..` nor a leading slash.
 fn companion(text: &str, placeholder: &str) -> Option<Companion> {
     let (prefix, suffix) = text.split_once(placeholder)?;
-    let safe = !suffix.contains(placeholder)
-        && !prefix.contains('/')
-        && !prefix.starts_with('.')
-        && Path::new(text).components().all(|c| matches!(c, Component::Normal(_)))
-        && !(prefix.is_empty() && suffix.is_empty());
+    let plain = Path::new(text).components().all(|c| matches!(c, Component::Normal(_)));
+    let hidden = prefix.contains('/') || prefix.starts_with('.');
+    let bare = prefix.is_empty() && suffix.is_empty();
+    let safe = plain && !hidden && !bare && !suffix.contains(placeholder);
     safe.then(|| Companion { prefix: prefix.to_owned(), suffix: suffix.to_owned(), stem: placeholder == "{stem}" })
 }
 

@@ -218,7 +218,10 @@ fn every_mistake_has_its_line() {
             "output = \".\"",
             "c.toml:5: stream.output: \"CWD\" overlaps \"CWD/in\", which stream \"a\" watches: results would arrive as scans; write results to a folder beside it",
         ),
-        ("from = \"b\"", "c.toml:3: stream.watch: contradicts from; keep one of watch and from"),
+        (
+            "from = \"b\"",
+            "c.toml:3: stream.watch: contradicts from; keep one of watch and from\nc.toml:5: stream.from: no other stream is called \"b\"; remove it",
+        ),
         (
             "[[stream]]\nname = \"a\"\nwatch = \"in2\"\ntechnique = \"laue\"",
             "c.toml:6: stream.name: \"a\" is also the name of the stream in line 1; give every stream a name of its own",
