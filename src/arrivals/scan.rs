@@ -55,7 +55,7 @@ impl fmt::Display for InputVersion {
 }
 
 /// A scan that arrived: its files, its companions, and when its last byte came.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scan {
     /// The stream it belongs to.
     pub stream: String,
@@ -95,6 +95,12 @@ impl Scan {
         let mut first = [0u8; 8];
         first.copy_from_slice(&digest[..8]);
         InputVersion(u64::from_be_bytes(first))
+    }
+
+    /// The version without companions: it stays the same when another dark is found for the same scan.
+    pub fn own_version(&self) -> InputVersion {
+        let own = Self { roles: BTreeMap::new(), members: self.members.clone(), ..Self::default() };
+        own.version()
     }
 
     /// Absolute paths of the scan's own files, in order.

@@ -1,1 +1,282 @@
-//! The user's TOML: types, validation with file, line and remedy, defaults.
+//! The campaign: what the user wrote in one TOML file, validated.
+//!
+//! Contract
+//! - Every mistake is reported at once, each with file, line, key and remedy ([`Problem`]).
+//! - Unknown keys are refused with a suggestion; defaults are written out; relative paths are relative to
+//!   the folder of the campaign file.
+//! - Loading looks at the text only. What depends on the machine (is the folder there, can it be written)
+//!   is [`Campaign::preflight`]; what depends on the build is [`Campaign::validate_techniques`].
+//! - A campaign is identified by the hash of its text; [`Campaign::snapshot`] keeps that text in the state.
+
+mod pattern;
+mod preflight;
+mod problem;
+mod read;
+mod stream;
+mod types;
+
+#[cfg(test)]
+mod tests;
+
+pub use pattern::{Pattern, PatternError};
+pub use problem::{CampaignErrors, Problem, closest};
+pub use types::*;
+
+use crate::technique::Technique;
+use problem::suggestion;
+use read::{Reader, Section};
+use sha2::{Digest, Sha256};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use toml::de::DeTable;
+
+const DEADLINE: Duration = Duration::from_secs(15 * 60);
+
+/// A validated campaign.
+#[derive(Debug, Clone)]
+pub struct Campaign {
+    /// The file it came from, absolute.
+    pub file: PathBuf,
+    /// As the file was named on the command line: messages use it.
+    pub shown: PathBuf,
+    /// What people call it; the file's stem when it says nothing.
+    pub name: String,
+    /// Where claims, journals and records live, absolute.
+    pub state: PathBuf,
+    /// Lag allowed, for streams that say nothing.
+    pub deadline: Duration,
+    /// In the order of the file.
+    pub streams: Vec<Stream>,
+    /// The text, byte by byte.
+    pub text: String,
+    /// First 16 hexadecimal digits of the text's SHA-256.
+    pub hash: String,
+    /// What is allowed but probably not meant.
+    pub warnings: Vec<Problem>,
+}
+
+impl Campaign {
+    /// Reads and validates a campaign file.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn load(path: &Path) -> Result<Self, CampaignErrors> {
+        let whole = |problem: String, remedy: &str| {
+            let remedy = remedy.to_owned();
+            CampaignErrors(vec![Problem { file: path.to_owned(), line: 0, key: String::new(), problem, remedy }])
+        };
+        let bytes = std::fs::read(path).map_err(|e| {
+            let remedy = "name a campaign file that exists and that you may read";
+            whole(format!("cannot be read ({e})"), remedy)
+        })?;
+        let text = String::from_utf8(bytes).map_err(|_| whole("is not UTF-8 text".into(), "save it as UTF-8"))?;
+        Self::parse(&text, path)
+    }
+
+    /// Validates a text as if it stood in `file`. A snapshot is read again with the file it was taken of:
+    /// relative paths depend on it.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn parse(text: &str, file: &Path) -> Result<Self, CampaignErrors> {
+        let reader = Reader::new(file, text);
+        let (root, errors) = DeTable::parse_recoverable(text);
+        for e in &errors {
+            let line = e.span().map_or(0, |span| reader.line(span.start));
+            let remedy = "see the campaign schema, or write the value in quotes";
+            reader.report(line, "", format!("not TOML: {}", e.message().trim().replace('\n', ", ")), remedy);
+        }
+        if !errors.is_empty() {
+            // What the parser guessed after a syntax error is not worth a second opinion.
+            CampaignErrors::check(reader.take_problems())?;
+        }
+        let absolute = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+        let base = absolute.parent().unwrap_or(Path::new("/")).to_owned();
+        let top = Section::new(&reader, root.get_ref(), "", 1);
+        let head = top.section("campaign", "[campaign]");
+        let stem = || absolute.file_stem().map_or("campaign".into(), |s| s.to_string_lossy().into_owned());
+        let name = head.as_ref().and_then(|h| h.string("name", "name = \"2026-3-gup-81234\""));
+        let name = name.map_or_else(stem, |n| n.value);
+        let state = head.as_ref().and_then(|h| h.string("state", "state = \"state\""));
+        let state_line = state.as_ref().map_or(1, |s| s.line);
+        let state = stream::resolve(&base, &state.map_or("state".to_owned(), |s| s.value));
+        let deadline = head.as_ref().and_then(|h| h.positive_duration("deadline", "15m")).map_or(DEADLINE, |d| d.value);
+        if let Some(head) = &head {
+            head.finish();
+        }
+        let mut streams = streams(&top, &base, deadline);
+        top.finish();
+        link_from(&mut streams, &reader);
+        check_streams(&streams, &reader);
+        check_folders(&streams, &state, state_line, &reader);
+        CampaignErrors::check(reader.take_problems())?;
+        let warnings = warnings(&streams, file);
+        let hash = hex(&Sha256::digest(text.as_bytes()))[..16].to_owned();
+        let shown = file.to_owned();
+        Ok(Self { file: absolute, shown, name, state, deadline, streams, text: text.to_owned(), hash, warnings })
+    }
+
+    /// The stream of that name.
+    pub fn stream(&self, name: &str) -> Option<&Stream> {
+        self.streams.iter().find(|s| s.name == name)
+    }
+
+    /// Checks technique names, roles and recipes against the techniques of this build.
+    ///
+    /// # Errors
+    /// Every mistake, located in the campaign file.
+    pub fn validate_techniques(
+        &self,
+        lookup: &dyn Fn(&str) -> Option<&'static dyn Technique>,
+        known: &[&str],
+    ) -> Result<(), CampaignErrors> {
+        let mut problems = Vec::new();
+        for stream in &self.streams {
+            let mut report = |key: &str, problem: String, remedy: String| {
+                let file = self.shown.clone();
+                problems.push(Problem { file, line: stream.line(key), key: format!("stream.{key}"), problem, remedy });
+            };
+            let Some(technique) = lookup(&stream.technique) else {
+                report(
+                    "technique",
+                    format!("unknown technique \"{}\"", stream.technique),
+                    suggestion(&stream.technique, known),
+                );
+                continue;
+            };
+            let roles = technique.roles();
+            for role in stream.roles.keys().filter(|role| !roles.contains(&role.as_str())) {
+                let problem = format!("{} has no role \"{role}\"", stream.technique);
+                report(&format!("roles.{role}"), problem, suggestion(role, roles));
+            }
+            if let Err(e) = technique.recipe(&stream.recipe) {
+                report(&format!("recipe.{}", e.key), e.problem, e.remedy);
+            }
+        }
+        CampaignErrors::check(problems)
+    }
+
+    /// Writes the text to `<state>/campaigns/<hash>.toml`, whole or not at all; returns the path.
+    ///
+    /// # Errors
+    /// What the filesystem says.
+    pub fn snapshot(&self, state_dir: &Path) -> io::Result<PathBuf> {
+        let folder = state_dir.join("campaigns");
+        std::fs::create_dir_all(&folder)?;
+        let target = folder.join(format!("{}.toml", self.hash));
+        if std::fs::read(&target).is_ok_and(|old| old == self.text.as_bytes()) {
+            return Ok(target);
+        }
+        let mut aside = tempfile::NamedTempFile::with_prefix_in(".snapshot-", &folder)?;
+        aside.write_all(self.text.as_bytes())?;
+        aside.as_file().sync_all()?;
+        aside.persist(&target).map_err(|e| e.error)?;
+        std::fs::File::open(&folder)?.sync_all()?;
+        Ok(target)
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn streams(top: &Section<'_, '_, '_>, base: &Path, deadline: Duration) -> Vec<Stream> {
+    let Some(list) = top.get("stream") else {
+        top.reader.report(1, "stream", "is missing", "add a [[stream]] with name, watch and technique");
+        return Vec::new();
+    };
+    let Some(list_of) = list.value.as_array() else {
+        top.mistyped(&list, "stream", "an array of tables", "[[stream]] with two brackets");
+        return Vec::new();
+    };
+    let mut streams = Vec::new();
+    for item in list_of.iter() {
+        let line = top.reader.line(item.span().start);
+        match item.get_ref().as_table() {
+            Some(table) => {
+                streams.extend(stream::read(&Section::new(top.reader, table, "stream", line), base, deadline))
+            }
+            None => top.reader.report(line, "stream", "expected a table", "write [[stream]]"),
+        }
+    }
+    if list_of.is_empty() {
+        top.reader.report(list.line, "stream", "is empty", "add a [[stream]] with name, watch and technique");
+    }
+    streams
+}
+
+/// Fills in `watch` where it is another stream's results.
+fn link_from(streams: &mut [Stream], reader: &Reader<'_>) {
+    let results: Vec<(String, PathBuf)> = streams.iter().map(|s| (s.name.clone(), s.results())).collect();
+    let names: Vec<&str> = results.iter().map(|(name, _)| name.as_str()).collect();
+    for stream in streams {
+        let Some(from) = &stream.from else { continue };
+        match results.iter().find(|(name, _)| name == from && *name != stream.name) {
+            Some((_, path)) => stream.watch = path.clone(),
+            None => {
+                let others: Vec<&str> = names.iter().copied().filter(|n| *n != stream.name).collect();
+                let problem = format!("no other stream is called \"{}\"", from.escape_debug());
+                reader.report(stream.line("from"), "stream.from", problem, suggestion(from, &others));
+            }
+        }
+    }
+}
+
+fn check_streams(streams: &[Stream], reader: &Reader<'_>) {
+    for (i, stream) in streams.iter().enumerate() {
+        let before = &streams[..i];
+        if let Some(first) = before.iter().find(|s| s.name == stream.name) {
+            let problem = format!("\"{}\" is also the name of the stream in line {}", stream.name, first.line);
+            reader.report(stream.line("name"), "stream.name", problem, "give every stream a name of its own");
+        }
+        if let Some(first) = before.iter().find(|s| s.watch == stream.watch && s.pattern == stream.pattern) {
+            let problem = format!("watches the same files as \"{}\" in line {}", first.name, first.line);
+            reader.report(stream.line("watch"), "stream.watch", problem, "change watch or pattern of one of them");
+        }
+    }
+}
+
+/// A result must never be an arrival, unless `from` says so.
+fn check_folders(streams: &[Stream], state: &Path, state_line: usize, reader: &Reader<'_>) {
+    let real_state = preflight::real(state);
+    for watcher in streams.iter().filter(|s| s.from.is_none()) {
+        let watch = preflight::real(&watcher.watch);
+        for owner in streams {
+            let output = preflight::real(&owner.output);
+            if !output.starts_with(&watch) && !watch.starts_with(&output) {
+                continue;
+            }
+            let problem = format!(
+                "\"{}\" overlaps \"{}\", which stream \"{}\" watches: results would arrive as scans",
+                owner.output.display(),
+                watcher.watch.display(),
+                watcher.name
+            );
+            reader.report(owner.line("output"), "stream.output", problem, "write results to a folder beside it");
+        }
+        if real_state.starts_with(&watch) || watch.starts_with(&real_state) {
+            let problem = format!("\"{}\" overlaps \"{}\", which is watched", state.display(), watcher.watch.display());
+            reader.report(state_line, "campaign.state", problem, "keep the state in a folder beside it");
+        }
+    }
+    for owner in streams {
+        let results = preflight::real(&owner.results());
+        if real_state.starts_with(&results) || results.starts_with(&real_state) {
+            let problem = format!("\"{}\" overlaps the state folder", owner.output.display());
+            reader.report(owner.line("output"), "stream.output", problem, "write results to a folder beside it");
+        }
+    }
+}
+
+fn warnings(streams: &[Stream], file: &Path) -> Vec<Problem> {
+    let hasty = |s: &&Stream| matches!(s.complete.rule, Rule::Settled { quiet } if quiet < Duration::from_secs(1));
+    let warn = |s: &Stream| Problem {
+        file: file.to_owned(),
+        line: s.line("complete.quiet"),
+        key: "stream.complete.quiet".into(),
+        problem: "is shorter than a second: a slow writer looks finished".into(),
+        remedy: "write 60s for files that come over the network".into(),
+    };
+    streams.iter().filter(hasty).map(warn).collect()
+}
