@@ -12,6 +12,7 @@ pub mod bench;
 pub mod check;
 pub mod doctor;
 pub mod exit;
+pub mod log;
 pub mod reconstruct;
 pub mod run;
 pub mod shell;
@@ -21,7 +22,7 @@ pub mod synth;
 pub use exit::{Exit, OrExit};
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 
@@ -102,7 +103,7 @@ pub fn main() -> ExitCode {
         }
     };
     let Cli { command, talk } = cli;
-    start_log(&talk);
+    log::start(&talk);
     match std::panic::catch_unwind(AssertUnwindSafe(|| dispatch(command))) {
         Ok(Ok(exit)) => exit.into(),
         Ok(Err(error)) if error.chain().any(|cause| cause.is::<OutputClosed>()) => Exit::Done.into(),
@@ -142,26 +143,6 @@ fn report(talk: &Talk, exit: Exit, message: &str) {
     };
     // When standard error is closed too there is nobody left to tell.
     let _ = io::stderr().lock().write_all(line.as_bytes());
-}
-
-fn start_log(talk: &Talk) {
-    let default = match (talk.quiet, talk.verbose) {
-        (true, _) => "error",
-        (false, 0) => "info",
-        (false, 1) => "info,beampilot=debug",
-        (false, _) => "trace",
-    };
-    let filter = tracing_subscriber::EnvFilter::try_from_env("BEAMPILOT_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
-    // A subscriber that is there already (a test) stays.
-    let _ = match talk.log_format {
-        LogFormat::Json => log.json().try_init(),
-        LogFormat::Text => {
-            let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            log.with_ansi(colour).try_init()
-        }
-    };
 }
 
 /// Standard output was closed by its reader; nothing to complain about.

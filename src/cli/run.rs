@@ -1,9 +1,13 @@
 //! `beampilot run`: the pilot.
 
-use super::Exit;
-use anyhow::anyhow;
+use super::{Exit, OrExit};
+use crate::campaign::Campaign;
+use crate::coordinator::pilot::{self, PilotServices};
+use crate::store::{Layout, RealFs};
+use std::io::IsTerminal;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Watches for scans, reconstructs and publishes them.
 ///
@@ -30,6 +34,22 @@ pub struct Args {
 ///
 /// # Errors
 /// What the frame turns into an exit code.
-pub fn run(_args: Args) -> anyhow::Result<Exit> {
-    Err(anyhow!("not merged yet"))
+pub fn run(args: Args) -> anyhow::Result<Exit> {
+    // Every rank reads the campaign, so that all of them end with the same words when it is wrong.
+    let campaign = Campaign::load(&args.campaign).or_exit(Exit::Config)?;
+    pilot::validate(&campaign).or_exit(Exit::Config)?;
+    let id = pilot::new_id();
+    Layout::open(&RealFs, &campaign.state).or_exit(Exit::Config)?;
+    super::log::to_file(&campaign.state, &id);
+    let joined = match pilot::join(args.workers, Arc::new(PilotServices)) {
+        Ok(Some(joined)) => joined,
+        Ok(None) => return Ok(Exit::Done),
+        Err(e) if e.is_configuration() => return Err(e).or_exit(Exit::Config),
+        Err(e) => return Err(e).or_exit(Exit::Unavailable),
+    };
+    campaign.warnings.iter().for_each(|w| tracing::warn!("{w}"));
+    let options = pilot::Options { once: args.once, terminal: std::io::stderr().is_terminal() };
+    let summary = pilot::run(&campaign, &id, joined, &options).or_exit(Exit::Unavailable)?;
+    let code = summary.exit_code();
+    Ok(Exit::ALL.into_iter().find(|e| e.code() == code).unwrap_or(Exit::Failed))
 }

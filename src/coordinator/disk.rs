@@ -175,6 +175,7 @@ impl Disk {
             stream: scan.stream.clone(),
             scan: scan.name.clone(),
             input_version: scan.version().to_string(),
+            own_version: Some(scan.own_version().to_string()),
             bundle: bundle.display().to_string(),
             published_ms: now_ms(),
             last_byte_ms: scan.last_byte_ms,

@@ -79,6 +79,8 @@ pub struct View {
     pub paused: Option<String>,
     /// A drain was asked for.
     pub draining: bool,
+    /// Nothing will be ordered any more.
+    pub finished: bool,
 }
 
 impl View {
@@ -134,7 +136,13 @@ impl Core {
                 Storage::Paused { message, .. } => Some(message.clone()),
             },
             draining: self.draining,
+            finished: self.finished,
         }
+    }
+
+    /// A drain was asked for.
+    pub fn is_draining(&self) -> bool {
+        self.draining
     }
 
     /// Totals.

@@ -1,1 +1,5 @@
-//! Status files and what people see of them.
+//! What people see of pilots: status files, their merge, and progress on a terminal.
+
+pub mod progress;
+pub mod status;
+pub mod table;

@@ -17,6 +17,8 @@ pub struct Published {
     pub scan: String,
     /// Input version.
     pub input_version: String,
+    /// Input version without companions: another dark found later makes no new scan.
+    pub own_version: Option<String>,
     /// The bundle's path.
     pub bundle: String,
     /// Milliseconds since the epoch.

@@ -1,0 +1,232 @@
+//! The small threads around a pilot's driver: arrivals' bridge, signals, status and heartbeat.
+
+use super::services;
+use crate::arrivals::{ArrivalEvent, Proof};
+use crate::campaign::Campaign;
+use crate::coordinator::driver::Mailbox;
+use crate::coordinator::event::{Check, Event};
+use crate::coordinator::view::View;
+use crate::report::status::{self, ArrivalsView, PilotStatus};
+use crate::store::claims::{self, Heartbeat, Identity};
+use crate::store::{Fs, Layout, fs};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// When the campaign's first pilot started: `since = "now"` counts from there, also for its successors.
+pub(super) fn first_pilot(fs: &dyn Fs, layout: &Layout) -> io::Result<SystemTime> {
+    let path = layout.state.join("first-pilot");
+    let now_ms = now_ms();
+    fs::create_whole(fs, &path, format!("{now_ms}\n").as_bytes())?;
+    let text = fs.read(&path, 64)?;
+    let ms = String::from_utf8_lossy(&text).trim().parse().unwrap_or(now_ms);
+    Ok(UNIX_EPOCH + Duration::from_millis(ms))
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What arrivals said last, by stream.
+#[derive(Debug, Default)]
+pub(super) struct SeenArrivals(Mutex<BTreeMap<String, ArrivalsView>>);
+
+impl SeenArrivals {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, ArrivalsView>> {
+        // Whoever panicked while holding it left plain numbers behind.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    fn update(&self, stream: &str, change: impl FnOnce(&mut ArrivalsView)) {
+        let mut seen = self.lock();
+        let view = seen.entry(stream.to_owned()).or_default();
+        view.stream = stream.to_owned();
+        change(view);
+    }
+}
+
+/// Turns what arrivals say into events.
+pub(super) fn bridge(
+    events: Receiver<ArrivalEvent>,
+    mailbox: Mailbox,
+    seen: Arc<SeenArrivals>,
+    settling: Arc<AtomicUsize>,
+) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name("bridge".into()).spawn(move || {
+        for event in events {
+            let event = match event {
+                ArrivalEvent::Complete { scan, proof } => {
+                    let check = match proof {
+                        Proof::Probe => Check::Probe,
+                        Proof::Manifest { files, .. } => Check::Verify(services::pack(&files)),
+                        Proof::Declared => Check::None,
+                    };
+                    Event::Arrived { scan, check }
+                }
+                ArrivalEvent::Rejected { stream, name, version, reason } => {
+                    Event::Rejected { stream, name, version, reason }
+                }
+                ArrivalEvent::Census { stream, settling: now, waiting_role, known, unreadable } => {
+                    seen.update(&stream, |v| {
+                        (v.settling, v.waiting_role, v.known) = (now, waiting_role, known);
+                        v.trouble = unreadable;
+                    });
+                    settling.store(seen.lock().values().map(|v| v.settling).sum(), Ordering::Relaxed);
+                    continue;
+                }
+                ArrivalEvent::Trouble { stream, message } => {
+                    tracing::warn!("stream {stream}: {message}; tried again");
+                    seen.update(&stream, |v| v.trouble = Some(message));
+                    continue;
+                }
+                ArrivalEvent::Recovered { stream } => {
+                    tracing::info!("stream {stream}: its folder can be listed again");
+                    seen.update(&stream, |v| v.trouble = None);
+                    continue;
+                }
+                ArrivalEvent::Idle { commands, incomplete } => {
+                    for (stream, name, lacks) in &incomplete {
+                        tracing::warn!("left as it is: {stream}/{name}: {lacks}");
+                    }
+                    Event::ArrivalsQuiet { obeyed: commands, incomplete: incomplete.len() }
+                }
+            };
+            if !mailbox.post(event) {
+                return;
+            }
+        }
+    })
+}
+
+/// SIGTERM and SIGINT drain; a second one ends the process at once: starting again loses nothing.
+pub(super) fn signals(mailbox: Mailbox) -> io::Result<signal_hook::iterator::Handle> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
+    let handle = signals.handle();
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        let mut asked = false;
+        for _ in &mut signals {
+            if asked {
+                signal_hook::low_level::exit(75);
+            }
+            asked = true;
+            tracing::info!("draining: nothing new is started; a second signal ends at once");
+            mailbox.post(Event::Drain);
+        }
+    })?;
+    Ok(handle)
+}
+
+/// Writes `status/` and `pilots/` every second, and looks for drain sentinels.
+pub(super) struct StatusWriter {
+    fs: Arc<dyn Fs>,
+    layout: Layout,
+    status: PilotStatus,
+    seen: Arc<SeenArrivals>,
+    pulse: Arc<AtomicU64>,
+}
+
+/// Ends the status thread.
+pub(super) struct StatusHandle {
+    stop: Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl StatusHandle {
+    /// Writes the last status and a heartbeat that says goodbye.
+    pub(super) fn end(self) {
+        drop(self.stop);
+        let _ = self.thread.join();
+    }
+}
+
+type Shower = Box<dyn Fn(View) + Send>;
+
+impl StatusWriter {
+    pub(super) fn new(
+        fs: Arc<dyn Fs>,
+        layout: Layout,
+        me: Identity,
+        campaign: &Campaign,
+        transport: &str,
+        seen: Arc<SeenArrivals>,
+        pulse: Arc<AtomicU64>,
+    ) -> Self {
+        let status = PilotStatus {
+            status_version: status::VERSION,
+            identity: me,
+            campaign: campaign.name.clone(),
+            campaign_hash: campaign.hash.clone(),
+            transport: transport.to_owned(),
+            started_ms: now_ms(),
+            written_ms: 0,
+            state: "running".to_owned(),
+            arrivals: Vec::new(),
+            view: View::default(),
+        };
+        Self { fs, layout, status, seen, pulse }
+    }
+
+    /// Starts the thread; the function returned takes the latest view and never waits.
+    pub(super) fn spawn(mut self, mailbox: Mailbox) -> io::Result<(StatusHandle, Shower)> {
+        let latest: Arc<Mutex<Option<View>>> = Arc::default();
+        let (stop, stopped) = bounded::<()>(0);
+        let slot = latest.clone();
+        let thread = std::thread::Builder::new().name("status".into()).spawn(move || {
+            let (mut beat, mut pulse_seen, mut drained) = (0, None, false);
+            loop {
+                let pulse = self.pulse.load(Ordering::Relaxed);
+                // A driver that does not turn must not look alive.
+                if pulse_seen.replace(pulse) != Some(pulse) {
+                    beat += 1;
+                }
+                let ended = matches!(stopped.recv_timeout(Duration::from_secs(1)), Err(RecvTimeoutError::Disconnected));
+                if let Some(view) = slot.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                    self.status.view = view;
+                }
+                self.write(beat + u64::from(ended), ended);
+                if ended {
+                    return;
+                }
+                if !drained && self.drain_asked() {
+                    drained = true;
+                    tracing::info!("draining: a sentinel asks for it");
+                    mailbox.post(Event::Drain);
+                }
+            }
+        })?;
+        let show: Shower = Box::new(move |view| {
+            *latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(view);
+        });
+        Ok((StatusHandle { stop, thread }, show))
+    }
+
+    fn write(&mut self, beat: u64, ended: bool) {
+        let s = &mut self.status;
+        s.written_ms = now_ms();
+        s.arrivals = self.seen.lock().values().cloned().collect();
+        s.state = if ended {
+            "ended"
+        } else if s.view.draining {
+            "draining"
+        } else {
+            "running"
+        }
+        .to_owned();
+        let heartbeat = Heartbeat { identity: s.identity.clone(), beat, at_ms: s.written_ms, ended };
+        let written =
+            claims::beat(&*self.fs, &self.layout, &heartbeat).and_then(|()| status::write(&*self.fs, &self.layout, s));
+        if let Err(e) = written {
+            tracing::warn!(error = %e, "status and heartbeat cannot be written; tried again every second");
+        }
+    }
+
+    fn drain_asked(&self) -> bool {
+        let here = |whom: &str| self.fs.exists(&self.layout.drain(whom)).unwrap_or(false);
+        here("all") || here(&self.status.identity.pilot)
+    }
+}
