@@ -70,7 +70,7 @@ impl Services for EchoServices {
 fn rank() {
     let Ok(scenario) = std::env::var(SCENARIO) else { return };
     let mut options = mpi::Options::default();
-    if scenario == "build" && !std::env::vars().any(|(k, v)| (k.ends_with("_RANK") && v == "0")) {
+    if scenario == "build" && !std::env::vars().any(|(k, v)| k.ends_with("_RANK") && v == "0") {
         options.build = "another".into();
     }
     let session = match mpi::connect(&options) {
@@ -120,6 +120,8 @@ fn coordinate(scenario: &str, mut transport: Box<mpi::MpiTransport>, ranks: u32)
                 let rate = flood(transport_ref, &workers, 400_000, window);
                 println!("{ranks} ranks: {rate:.0} no-op tasks/s, {window} ahead of each worker");
             }
+            let rate = flood(transport_ref, &workers[1..], 400_000, 64);
+            println!("{} remote workers alone: {rate:.0} no-op tasks/s", ranks - 1);
             let rate = flood(transport_ref, &workers[1..2], 100_000, 64);
             println!("one remote worker: {rate:.0} no-op tasks/s");
             round_trips(transport_ref, WorkerId(1));

@@ -216,4 +216,3 @@ fn run<T: Send>(
         Err(Fault::Task(format!("{} {}: {text}", ctx.job.technique, ctx.task.label)))
     })
 }
-
