@@ -42,11 +42,13 @@ impl LocalTransport {
     }
 
     /// True when an executor has something to say.
+    #[cfg(feature = "mpi")]
     pub(super) fn has_mail(&self) -> bool {
         !self.out.is_empty()
     }
 
     /// True when this transport knows the worker.
+    #[cfg(feature = "mpi")]
     pub(super) fn knows(&self, worker: WorkerId) -> bool {
         self.lines.contains_key(&worker)
     }
