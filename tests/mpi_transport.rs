@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 const SCENARIO: &str = "BEAMPILOT_TEST_SCENARIO";
 const LIMIT: Duration = Duration::from_secs(120);
+const STALL: Duration = Duration::from_secs(3);
 
 // ---- the ranks ---------------------------------------------------------------------------------------------------
 
@@ -70,7 +71,7 @@ impl Services for EchoServices {
 fn rank() {
     let Ok(scenario) = std::env::var(SCENARIO) else { return };
     let mut options = mpi::Options::default();
-    if scenario == "build" && !std::env::vars().any(|(k, v)| (k.ends_with("_RANK") && v == "0")) {
+    if scenario == "build" && !std::env::vars().any(|(k, v)| k.ends_with("_RANK") && v == "0") {
         options.build = "another".into();
     }
     let session = match mpi::connect(&options) {
@@ -95,6 +96,9 @@ fn rank() {
         let (out, answers) = unbounded();
         let executor = Executor::spawn(config, out).unwrap();
         let mut link = session.worker();
+        if scenario == "stall" && me.0 == 1 {
+            std::thread::sleep(STALL);
+        }
         if scenario == "panic" {
             std::thread::sleep(Duration::from_millis(300));
             panic!("a worker rank breaks");
@@ -112,7 +116,7 @@ fn coordinate(scenario: &str, mut transport: Box<mpi::MpiTransport>, ranks: u32)
     let mut hellos = 0;
     receive(transport_ref, |_, message| {
         hellos += u32::from(matches!(message, FromWorker::Hello { .. }));
-        hellos == ranks
+        hellos == ranks - u32::from(scenario == "stall")
     });
     match scenario {
         "flood" => {
@@ -120,6 +124,8 @@ fn coordinate(scenario: &str, mut transport: Box<mpi::MpiTransport>, ranks: u32)
                 let rate = flood(transport_ref, &workers, 400_000, window);
                 println!("{ranks} ranks: {rate:.0} no-op tasks/s, {window} ahead of each worker");
             }
+            let rate = flood(transport_ref, &workers[1..], 400_000, 64);
+            println!("{} remote workers alone: {rate:.0} no-op tasks/s", ranks - 1);
             let rate = flood(transport_ref, &workers[1..2], 100_000, 64);
             println!("one remote worker: {rate:.0} no-op tasks/s");
             round_trips(transport_ref, WorkerId(1));
@@ -127,6 +133,7 @@ fn coordinate(scenario: &str, mut transport: Box<mpi::MpiTransport>, ranks: u32)
         }
         "order" => order(transport_ref, &workers),
         "big" => big(transport_ref, &workers),
+        "stall" => stall(transport_ref),
         "idle" => {
             flood(transport_ref, &workers, 1000, 8);
             watch_cpu(WorkerId(0));
@@ -294,6 +301,28 @@ fn big(transport: &mut dyn Transport, workers: &[WorkerId]) {
     println!("{mib} MiB in 1 MiB messages: {:.0} MiB/s", mib as f64 / begin.elapsed().as_secs_f64());
 }
 
+/// Rank 1 does not look at its messages for a while: rank 0 queues large ones for it, and serves rank 2 meanwhile.
+fn stall(transport: &mut dyn Transport) {
+    let count = 50;
+    let begin = Instant::now();
+    for i in 0..count {
+        transport.send(WorkerId(1), job(i as u32, 1024));
+        transport.send(WorkerId(1), task(i, TaskKind::Plan, vec![1; 1 << 20]));
+    }
+    let mut longest = Duration::ZERO;
+    let mut rounds = 0;
+    while begin.elapsed() < STALL / 2 {
+        let round = Instant::now();
+        transport.send(WorkerId(2), task(rounds, TaskKind::Noop, vec![]));
+        receive(transport, |w, m| w.0 == 2 && matches!(m, FromWorker::Done { attempt, .. } if *attempt == rounds));
+        longest = longest.max(round.elapsed());
+        rounds += 1;
+    }
+    println!("{rounds} round trips beside a stalled rank, the longest {longest:?}");
+    assert!(rounds > 100 && longest < Duration::from_secs(1));
+    receive(transport, |w, m| w.0 == 1 && matches!(m, FromWorker::Done { attempt, .. } if *attempt == count - 1));
+}
+
 /// Prints this process's share of a core soon after the last message, and long after it.
 fn watch_cpu(me: WorkerId) {
     let cpu = || {
@@ -385,6 +414,12 @@ fn order_is_kept() {
 fn big_messages_pass() {
     let _alone = ALONE.lock();
     succeeds(3, "big");
+}
+
+#[test]
+fn a_stalled_rank_stalls_nobody_else() {
+    let _alone = ALONE.lock();
+    succeeds(3, "stall");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! Contract: pure; the caller passes the time. The pause is **one eighth of the silence so far**, between
 //! 50 µs and 2 ms, so that waiting adds about an eighth to any short answer and a burst costs some forty
-//! wake-ups, however long the pause before it; after ten seconds of silence it is 10 ms. Heartbeats are not
+//! wake-ups, however long the pause before it; after ten seconds of silence it is 20 ms. Heartbeats are not
 //! activity, or a coordinator of two hundred ranks would never rest. Budget: at most 5 % of a core within ten
 //! seconds of a message and 1 % after that; measured numbers are in `tests/mpi_transport.rs`.
 
@@ -13,7 +13,7 @@ const SPIN: Duration = Duration::from_micros(20);
 const SHORTEST: Duration = Duration::from_micros(50);
 /// A 2 ms sleep costs 1.65 % of a core before any probe (FACILITY.md).
 const LONGEST_RECENT: Duration = Duration::from_millis(2);
-const LONGEST: Duration = Duration::from_millis(10);
+const LONGEST: Duration = Duration::from_millis(20);
 const RECENT: Duration = Duration::from_secs(10);
 
 /// What to do before the next look.

@@ -10,8 +10,8 @@ use crossbeam::channel::{Receiver, Select, Sender, unbounded};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// How long [`Transport::close`] waits for the executors' [`FromWorker::Bye`]; theirs comes after their own grace.
-const GOODBYE: Duration = Duration::from_secs(5);
+/// How long [`Transport::close`] waits for phases that have begun.
+const GOODBYE: Duration = Duration::from_secs(3);
 
 struct Line {
     executor: Executor,
@@ -42,11 +42,13 @@ impl LocalTransport {
     }
 
     /// True when an executor has something to say.
+    #[cfg(feature = "mpi")]
     pub(super) fn has_mail(&self) -> bool {
         !self.out.is_empty()
     }
 
     /// True when this transport knows the worker.
+    #[cfg(feature = "mpi")]
     pub(super) fn knows(&self, worker: WorkerId) -> bool {
         self.lines.contains_key(&worker)
     }
@@ -74,27 +76,18 @@ impl LocalTransport {
         }
     }
 
-    /// `Shutdown` to all; then `Bye` is awaited and threads are joined, both until `deadline`.
-    pub(super) fn end(self, deadline: Instant) {
-        let mut inbox = Vec::new();
-        let mut this = self;
-        let mut missing: Vec<WorkerId> = this.lines.keys().copied().collect();
-        for &worker in &missing {
-            this.send(worker, ToWorker::Shutdown);
+    /// Asks every executor to end, now. May be repeated.
+    pub(super) fn shutdown(&mut self) {
+        for line in self.lines.values_mut() {
+            let rest = line.queued.drain(..);
+            line.executor.deliver(rest.chain([ToWorker::Shutdown]));
         }
-        this.exchange(&mut inbox);
-        loop {
-            missing.retain(|w| !inbox.contains(&(*w, FromWorker::Bye)));
-            inbox.clear();
-            if missing.is_empty() {
-                break;
-            }
-            match this.out.recv_deadline(deadline) {
-                Ok(message) => inbox.push(message),
-                Err(_) => break,
-            }
-        }
-        for (worker, line) in std::mem::take(&mut this.lines) {
+    }
+
+    /// Ends every executor; threads that have not ended by `deadline` are left behind.
+    pub(super) fn end(mut self, deadline: Instant) {
+        self.shutdown();
+        for (worker, line) in std::mem::take(&mut self.lines) {
             let left = deadline.saturating_duration_since(Instant::now());
             if !line.executor.join(left) {
                 tracing::warn!(%worker, "executor is stuck in a task; its threads are left behind");

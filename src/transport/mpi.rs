@@ -36,6 +36,7 @@ use std::time::{Duration, Instant};
 pub const IN_FLIGHT: usize = 8;
 /// How long [`Transport::close`] waits for everybody's [`FromWorker::Bye`].
 const GOODBYE: Duration = Duration::from_secs(5);
+const JOIN: Duration = Duration::from_millis(200);
 /// `MPI_Finalize` may take this long when everybody said goodbye, …
 const FINALIZE: Duration = Duration::from_secs(10);
 /// … this long when somebody did not, and it will hang, …
@@ -103,7 +104,7 @@ impl MpiTransport {
     /// True when every remote rank said `Bye`.
     fn say_goodbye(&mut self, deadline: Instant) -> bool {
         let mut missing = vec![true; self.endpoint.size()];
-        // Rank 0's own executor is asked by the local transport.
+        // Rank 0's own executor was asked by the local transport.
         missing[0] = false;
         let (_keep, nobody) = crossbeam::channel::bounded(0);
         for rank in 1..self.endpoint.size() {
@@ -175,8 +176,10 @@ impl Transport for MpiTransport {
 
     fn close(mut self: Box<Self>) {
         let deadline = Instant::now() + GOODBYE;
+        self.local.shutdown();
         let complete = self.say_goodbye(deadline);
-        self.local.end(deadline);
+        // Threads that are done by now still need a moment to be joined.
+        self.local.end(deadline.max(Instant::now() + JOIN));
         let within = if complete { FINALIZE } else { FINALIZE_IN_VAIN };
         self.endpoint.finalize(within, self.exit_code.load(Ordering::Relaxed));
     }

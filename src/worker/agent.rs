@@ -87,3 +87,75 @@ fn forward(link: &mut dyn Link, answer: FromWorker, leaving: &mut Option<Instant
     link.send(answer);
     active
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::technique::{Fault, TaskContext, TaskKind, TaskOutput, TaskSpec};
+    use crate::transport::frame::FrameError;
+    use crate::worker::{ExecutorConfig, Services};
+    use std::sync::Arc;
+
+    struct Nothing;
+
+    impl Services for Nothing {
+        fn verify(&self, _: &TaskContext) -> Result<(), Fault> {
+            Ok(())
+        }
+        fn seal(&self, _: &TaskContext, output: TaskOutput) -> Result<TaskOutput, Fault> {
+            Ok(output)
+        }
+    }
+
+    /// Hands out a script, one step an exchange, and sends only while nobody looks.
+    #[derive(Default)]
+    struct Script {
+        steps: Vec<Result<ToWorker, FrameError>>,
+        queued: Vec<FromWorker>,
+        sent: Vec<FromWorker>,
+    }
+
+    impl Link for Script {
+        fn send(&mut self, message: FromWorker) {
+            self.queued.push(message);
+        }
+        fn exchange(&mut self, inbox: &mut Vec<ToWorker>) -> Result<bool, TransportError> {
+            self.sent.append(&mut self.queued);
+            if self.steps.is_empty() {
+                return Ok(false);
+            }
+            inbox.push(self.steps.remove(0).map_err(|error| TransportError::Frame { rank: 0, error })?);
+            Ok(true)
+        }
+        fn is_flushed(&self) -> bool {
+            self.queued.is_empty()
+        }
+    }
+
+    fn play(steps: Vec<Result<ToWorker, FrameError>>) -> (Script, Result<Executor, TransportError>) {
+        let (out, answers) = crossbeam::channel::unbounded();
+        let config = ExecutorConfig::new(WorkerId(3), "here", 1, 1, Arc::new(Nothing));
+        let executor = Executor::spawn(config, out).unwrap();
+        let mut script = Script { steps, ..Script::default() };
+        let outcome = run(&mut script, executor, &answers);
+        (script, outcome)
+    }
+
+    #[test]
+    fn serves_until_shutdown_and_sends_everything() {
+        let task = TaskSpec { label: "n".into(), kind: TaskKind::Noop, params: vec![], cost: 1.0, bytes_in: 0 };
+        let runs = (0..50).map(|attempt| Ok(ToWorker::Run { attempt, job: 1, task: task.clone() }));
+        let (script, outcome) = play(runs.chain([Ok(ToWorker::Shutdown)]).collect());
+        assert!(outcome.unwrap().join(Duration::from_secs(5)));
+        assert!(matches!(script.sent.first(), Some(FromWorker::Hello { .. })));
+        assert_eq!(script.sent.iter().filter(|m| matches!(m, FromWorker::Done { .. })).count(), 50);
+        assert_eq!(script.sent.last(), Some(&FromWorker::Bye));
+    }
+
+    #[test]
+    fn another_wire_version_ends_the_rank() {
+        let (_, outcome) = play(vec![Err(FrameError::Version { got: 9 })]);
+        let error = outcome.err().unwrap();
+        assert!(error.is_configuration() && error.to_string().contains("rank 0"), "{error}");
+    }
+}

@@ -92,7 +92,7 @@ fn load_all(shared: &Shared, pool: &ThreadPool, next: &Sender<Handed>) {
                     return; // The computer is gone: stopping.
                 }
             }
-            Ok(Loaded::Answer(output)) => shared.done(work.ctx.attempt, Ok(output)),
+            Ok(Loaded::Answer(output)) => shared.done(work.ctx.attempt, Ok(*output)),
             Err(fault) => shared.done(work.ctx.attempt, Err(fault)),
         }
     }
@@ -100,7 +100,11 @@ fn load_all(shared: &Shared, pool: &ThreadPool, next: &Sender<Handed>) {
 
 enum Loaded {
     Payload(Payload),
-    Answer(TaskOutput),
+    Answer(Box<TaskOutput>),
+}
+
+fn answer(output: TaskOutput) -> Loaded {
+    Loaded::Answer(Box::new(output))
 }
 
 fn load(shared: &Shared, pool: &ThreadPool, work: &mut Work) -> Result<Loaded, Fault> {
@@ -112,11 +116,11 @@ fn load(shared: &Shared, pool: &ThreadPool, work: &mut Work) -> Result<Loaded, F
         TaskKind::Probe => {
             let inspection = technique.inspect(ctx)?;
             let carry = serde_json::json!({ "summary": inspection.summary }).to_string();
-            Ok(Loaded::Answer(TaskOutput { carry, ..TaskOutput::default() }))
+            Ok(answer(TaskOutput { carry, ..TaskOutput::default() }))
         }
-        TaskKind::Verify => shared.config.services.verify(ctx).map(|()| Loaded::Answer(TaskOutput::default())),
+        TaskKind::Verify => shared.config.services.verify(ctx).map(|()| answer(TaskOutput::default())),
         TaskKind::Plan => {
-            technique.plan(ctx).map(|plan| Loaded::Answer(TaskOutput { plan: Some(plan), ..TaskOutput::default() }))
+            technique.plan(ctx).map(|plan| answer(TaskOutput { plan: Some(plan), ..TaskOutput::default() }))
         }
         _ => technique.load(ctx).map(Loaded::Payload),
     });

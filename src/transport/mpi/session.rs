@@ -87,7 +87,8 @@ pub fn connect(options: &Options) -> Result<Session, TransportError> {
     let size = endpoint.size();
     if let Some(ranks) = options.expected.filter(|ranks| *ranks != size) {
         let library = mpi::environment::library_version().unwrap_or_default();
-        let library = library.split([',', '\n', '\t']).next().unwrap_or_default().trim().to_owned();
+        let words = library.lines().next().unwrap_or_default().split(',').next().unwrap_or_default();
+        let library = words.split_whitespace().collect::<Vec<_>>().join(" ");
         endpoint.finalize(ABORT, CONFIGURATION_EXIT);
         return Err(TransportError::WrongMpiexec { ranks, size, library });
     }
