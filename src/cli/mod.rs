@@ -164,6 +164,11 @@ fn start_log(talk: &Talk) {
     };
 }
 
+/// Should progress be drawn on standard error? Only for a person who looks, and did not ask for quiet.
+pub fn shows_progress() -> bool {
+    io::stderr().is_terminal() && tracing::enabled!(tracing::Level::INFO)
+}
+
 /// Standard output was closed by its reader; nothing to complain about.
 #[derive(Debug, thiserror::Error)]
 #[error("standard output was closed")]
