@@ -1,7 +1,7 @@
 //! The command line: one file a subcommand, and the frame around them.
 //!
 //! Contract
-//! - Standard output carries results and nothing else, through [`print`]; logs and progress go to standard error.
+//! - Standard output carries results and nothing else, through [`print()`]; logs and progress go to standard error.
 //! - A reader of standard output that goes away ends the process quietly with 0.
 //! - Every subcommand is an `Args` with an example in its help, and `run(args) -> anyhow::Result<Exit>`; the exit
 //!   codes are [`exit`]'s. Only this folder uses `anyhow`.
@@ -190,7 +190,7 @@ pub fn print(text: &str) -> anyhow::Result<()> {
 /// Writes one JSON document, indented, to standard output.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     print(&format!("{}\n", serde_json::to_string_pretty(value)?))
 }
