@@ -96,7 +96,7 @@ fn doctor_speaks_json_on_request() {
     let dir = tempfile::tempdir().unwrap();
     let campaign = dir.path().join("c.toml");
     std::fs::create_dir(dir.path().join("incoming")).unwrap();
-    std::fs::write(&campaign, "state = 'state'\noutput = 'out'\n[stream.tomo]\nwatch = 'incoming'\n").unwrap();
+    std::fs::write(&campaign, "[[stream]]\nname = 'tomo'\nwatch = 'incoming'\n").unwrap();
     let output = run(&["doctor", campaign.to_str().unwrap(), "--json"]);
     let report: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("doctor prints one JSON document");
     assert_eq!(report["schema"], 1);

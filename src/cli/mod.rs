@@ -1,7 +1,7 @@
 //! The command line: one file a subcommand, and the frame around them.
 //!
 //! Contract
-//! - Standard output carries results and nothing else, through [`print`]; logs and progress go to standard error.
+//! - Standard output carries results and nothing else, through [`print()`]; logs and progress go to standard error.
 //! - A reader of standard output that goes away ends the process quietly with 0.
 //! - Every subcommand is an `Args` with an example in its help, and `run(args) -> anyhow::Result<Exit>`; the exit
 //!   codes are [`exit`]'s. Only this folder uses `anyhow`.
@@ -22,7 +22,7 @@ pub mod synth;
 pub use exit::{Exit, OrExit};
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 
@@ -145,6 +145,11 @@ fn report(talk: &Talk, exit: Exit, message: &str) {
     let _ = io::stderr().lock().write_all(line.as_bytes());
 }
 
+/// Should progress be drawn on standard error? Only for a person who looks, and did not ask for quiet.
+pub fn shows_progress() -> bool {
+    io::stderr().is_terminal() && tracing::enabled!(tracing::Level::INFO)
+}
+
 /// Standard output was closed by its reader; nothing to complain about.
 #[derive(Debug, thiserror::Error)]
 #[error("standard output was closed")]
@@ -166,7 +171,7 @@ pub fn print(text: &str) -> anyhow::Result<()> {
 /// Writes one JSON document, indented, to standard output.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     print(&format!("{}\n", serde_json::to_string_pretty(value)?))
 }

@@ -4,7 +4,6 @@ use super::{Exit, OrExit};
 use crate::campaign::Campaign;
 use crate::coordinator::pilot::{self, PilotServices};
 use crate::store::{Layout, RealFs};
-use std::io::IsTerminal;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -48,7 +47,7 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
         Err(e) => return Err(e).or_exit(Exit::Unavailable),
     };
     campaign.warnings.iter().for_each(|w| tracing::warn!("{w}"));
-    let options = pilot::Options { once: args.once, terminal: std::io::stderr().is_terminal() };
+    let options = pilot::Options { once: args.once, terminal: super::shows_progress() };
     let summary = pilot::run(&campaign, &id, joined, &options).or_exit(Exit::Unavailable)?;
     let code = summary.exit_code();
     Ok(Exit::ALL.into_iter().find(|e| e.code() == code).unwrap_or(Exit::Failed))

@@ -7,6 +7,7 @@
 use super::TransportError;
 
 const SIZES: &[&str] = &["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PALS_SIZE", "SLURM_STEP_NUM_TASKS"];
+const RANKS: &[&str] = &["OMPI_COMM_WORLD_RANK", "PMI_RANK", "PALS_RANKID", "SLURM_PROCID"];
 const LOCAL_SIZES: &[&str] = &["OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "PMI_LOCAL_SIZE", "PALS_LOCAL_SIZE"];
 const LOCAL_RANKS: &[&str] =
     &["OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "PMI_LOCAL_RANK", "PALS_LOCAL_RANKID", "SLURM_LOCALID"];
@@ -17,6 +18,11 @@ const LOCAL_RANKS: &[&str] =
 /// [`TransportError::NoMpi`] when there are several ranks and this build cannot talk to them.
 pub fn under_mpiexec() -> Result<Option<usize>, TransportError> {
     decide(ranks(&from_process), cfg!(feature = "mpi"))
+}
+
+/// This process's rank, as the launcher tells; `None` when there is none.
+pub fn rank() -> Option<usize> {
+    first(RANKS, &from_process)
 }
 
 /// Ranks on this host, as the launcher tells; `None` when it does not.

@@ -66,10 +66,14 @@ impl Launched {
 
     fn from(variable: impl Fn(&str) -> Option<String>) -> Option<Launched> {
         let number = |name: &str| variable(name)?.parse::<u32>().ok();
-        [("OMPI_COMM_WORLD_", Vendor::OpenMpi), ("PMI_", Vendor::Mpich)].into_iter().find_map(|(prefix, vendor)| {
-            let rank = number(&format!("{prefix}RANK"))?;
-            Some(Launched { rank, size: number(&format!("{prefix}SIZE"))?, vendor })
-        })
+        let launchers = [
+            ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", Vendor::OpenMpi),
+            ("PMI_RANK", "PMI_SIZE", Vendor::Mpich),
+            ("PALS_RANKID", "PALS_SIZE", Vendor::Mpich),
+        ];
+        launchers
+            .into_iter()
+            .find_map(|(rank, size, vendor)| Some(Launched { rank: number(rank)?, size: number(size)?, vendor }))
     }
 }
 

@@ -14,6 +14,7 @@ mod libraries;
 use super::{Exit, OrExit, print, print_json};
 use anyhow::{Context, bail};
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
@@ -120,33 +121,28 @@ pub struct DoctorTargets {
 
 impl DoctorTargets {
     /// Reads only the folders out of a campaign file, so that they can be checked while the rest is still wrong.
-    /// Relative paths start at the file's folder.
+    /// Relative paths start at the file's folder; `state` and `output` have the campaign's defaults.
     ///
     /// # Errors
-    /// When the file cannot be read, is no TOML, or names no state or output.
+    /// When the file cannot be read, is no TOML, or has no stream.
     pub fn read(campaign: &Path) -> anyhow::Result<DoctorTargets> {
         let file = campaign.display();
         let text = std::fs::read_to_string(campaign).with_context(|| format!("cannot read {file}"))?;
         let table: toml::Table = toml::from_str(&text).with_context(|| format!("{file} is not TOML"))?;
         let base = std::path::absolute(campaign)?.parent().map(Path::to_path_buf).unwrap_or_default();
-        let folder = |value: Option<&toml::Value>| value.and_then(toml::Value::as_str).map(|p| base.join(p));
-        let (state, output) = (folder(table.get("state")), folder(table.get("output")));
-        let (Some(state), Some(output)) = (state, output) else {
-            bail!("{file} must name a `state` and an `output` folder, for example state = \"state\"");
+        let text = |table: Option<&toml::Value>, key| table?.get(key)?.as_str().map(str::to_owned);
+        let streams = table.get("stream").and_then(toml::Value::as_array).filter(|list| !list.is_empty());
+        let Some(streams) = streams else {
+            bail!("{file} has no stream; add [[stream]] with name, watch and technique");
         };
-        let streams: Vec<(String, &toml::Table)> = match table.get("stream").or_else(|| table.get("streams")) {
-            Some(toml::Value::Table(named)) => {
-                named.iter().filter_map(|(name, s)| Some((name.clone(), s.as_table()?))).collect()
-            }
-            Some(toml::Value::Array(list)) => list
-                .iter()
-                .filter_map(toml::Value::as_table)
-                .map(|s| (s.get("name").and_then(toml::Value::as_str).unwrap_or("?").to_owned(), s))
-                .collect(),
-            _ => Vec::new(),
+        let state = base.join(text(table.get("campaign"), "state").unwrap_or_else(|| "state".to_owned()));
+        let output = |s| base.join(text(Some(s), "output").unwrap_or_else(|| "results".to_owned()));
+        let outputs = streams.iter().map(output).collect::<BTreeSet<_>>().into_iter().collect();
+        let watch = |s| {
+            let name = text(Some(s), "name").unwrap_or_else(|| "?".to_owned());
+            Some((name, base.join(text(Some(s), "watch")?)))
         };
-        let watches = streams.into_iter().filter_map(|(name, s)| Some((name, folder(s.get("watch"))?))).collect();
-        Ok(DoctorTargets { state, outputs: vec![output], watches })
+        Ok(DoctorTargets { state, outputs, watches: streams.iter().filter_map(watch).collect() })
     }
 }
 
@@ -234,25 +230,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn folders_are_found_in_a_campaign_with_streams_as_tables_or_lists() {
+    fn folders_are_found_although_the_rest_is_wrong() {
         let dir = tempfile::tempdir().unwrap();
-        for streams in ["[stream.tomo]\nwatch = 'in'\n", "[[stream]]\nname = 'tomo'\nwatch = 'in'\n"] {
-            let file = dir.path().join("c.toml");
-            std::fs::write(&file, format!("state = 'st'\noutput = '/out'\nnonsense = 3\n{streams}")).unwrap();
-            let got = DoctorTargets::read(&file).unwrap();
-            assert_eq!(got.state, dir.path().join("st"));
-            assert_eq!(got.outputs, [PathBuf::from("/out")]);
-            assert_eq!(got.watches, [("tomo".to_owned(), dir.path().join("in"))]);
-        }
+        let file = dir.path().join("c.toml");
+        let text = "[campaign]\nstate = 'st'\nnonsense = 3\n[[stream]]\nname = 'tomo'\nwatch = 'in'\noutput = '/out'
+            [[stream]]\nname = 'next'\nfrom = 'tomo'\n";
+        std::fs::write(&file, text).unwrap();
+        let got = DoctorTargets::read(&file).unwrap();
+        assert_eq!(got.state, dir.path().join("st"));
+        assert_eq!(got.outputs, [PathBuf::from("/out"), dir.path().join("results")]);
+        assert_eq!(got.watches, [("tomo".to_owned(), dir.path().join("in"))]);
     }
 
     #[test]
-    fn a_campaign_without_folders_says_which() {
+    fn a_campaign_without_a_stream_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("c.toml");
-        std::fs::write(&file, "state = 'st'\n").unwrap();
+        std::fs::write(&file, "[campaign]\nstate = 'st'\n").unwrap();
         let message = format!("{:#}", DoctorTargets::read(&file).unwrap_err());
-        assert!(message.contains("output") && message.contains("c.toml"), "{message}");
+        assert!(message.contains("[[stream]]") && message.contains("c.toml"), "{message}");
     }
 
     #[test]

@@ -76,12 +76,21 @@ fn ranks(services: Arc<dyn Services>) -> Result<Option<Joined>, JoinError> {
         let exit_code = Some(transport.exit_code());
         return Ok(Some(Joined { transport: Box::new(transport), name: "MPI".to_owned(), workers, exit_code }));
     }
+    // A scheduler's SIGTERM reaches every rank; this one ends when rank 0 has drained and says so.
+    let ignored = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+        signal_hook::flag::register(signal, ignored.clone()).map_err(TransportError::Executor)?;
+    }
     let (answers_out, answers) = crossbeam::channel::unbounded();
     let executor = crate::worker::Executor::spawn(config, answers_out).map_err(TransportError::Executor)?;
     let mut link = session.worker();
     let executor = crate::worker::agent::run(&mut link, executor, &answers)?;
+    let ended = executor.join(std::time::Duration::from_secs(2));
     link.finalize(0);
-    executor.join(std::time::Duration::from_secs(2));
+    if !ended {
+        // A phase hangs, perhaps inside HDF5, whose exit handlers would wait for it.
+        signal_hook::low_level::exit(0);
+    }
     Ok(None)
 }
 
