@@ -1,0 +1,244 @@
+//! A campaign in a temporary folder, a way to start pilots, and questions about what they left.
+
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// How pilots are started.
+#[derive(Debug, Clone, Copy)]
+pub enum Launcher {
+    Embedded,
+    /// `$BEAMPILOT_MPIEXEC -n N`.
+    Mpi(usize),
+}
+
+/// The MPI launcher, when there is one.
+pub fn mpi(ranks: usize) -> Option<Launcher> {
+    std::env::var("BEAMPILOT_MPIEXEC").is_ok_and(|m| !m.is_empty()).then_some(Launcher::Mpi(ranks))
+}
+
+pub const BIN: &str = env!("CARGO_BIN_EXE_beampilot");
+/// Longest wait for anything; generous, because other tests share two cores.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+pub struct Rig {
+    pub dir: tempfile::TempDir,
+    launcher: Launcher,
+}
+
+/// A running pilot with everything it started; killed when dropped.
+pub struct Pilot {
+    pub child: Child,
+    log: PathBuf,
+}
+
+impl Pilot {
+    fn signal(&self, name: &str, group: bool) {
+        let pid = self.child.id().to_string();
+        let target = if group { format!("-{pid}") } else { pid };
+        let _ = Command::new("kill").args([&format!("-{name}"), "--", &target]).status();
+    }
+
+    /// SIGKILL to launcher, ranks and all.
+    pub fn kill(&mut self) {
+        self.signal("KILL", true);
+        let _ = self.child.wait();
+    }
+
+    /// SIGTERM to the beampilot processes, as a scheduler does; returns the exit code.
+    pub fn drain(&mut self) -> Option<i32> {
+        let group = self.child.id();
+        for pid in group_members(group) {
+            let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            if comm.trim() == "beampilot" {
+                let _ = Command::new("kill").args(["-TERM", &pid.to_string()]).status();
+            }
+        }
+        self.exit_code()
+    }
+
+    /// Waits for the end.
+    pub fn exit_code(&mut self) -> Option<i32> {
+        let end = Instant::now() + PATIENCE;
+        while Instant::now() < end {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("the pilot does not end; its log:\n{}", self.log());
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Pilot {
+    fn drop(&mut self) {
+        self.signal("KILL", true);
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- pilot log\n{}", self.log());
+        }
+    }
+}
+
+fn group_members(group: u32) -> Vec<u32> {
+    let stat = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/stat")).ok();
+    let pids = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
+    let in_group = |pid: &u32| {
+        let Some(stat) = stat(*pid) else { return false };
+        let fields: Vec<&str> = stat[stat.rfind(')').map_or(0, |i| i + 1)..].split_whitespace().collect();
+        fields.get(2).and_then(|g| g.parse::<u32>().ok()) == Some(group)
+    };
+    pids.filter(in_group).collect()
+}
+
+impl Rig {
+    /// A campaign with one stream `s`; `stream` is added to its table.
+    pub fn new(launcher: Launcher, stream: &str) -> Self {
+        let rig = Self { dir: tempfile::tempdir().unwrap(), launcher };
+        std::fs::create_dir_all(rig.path("in")).unwrap();
+        rig.campaign(stream);
+        rig
+    }
+
+    pub fn campaign(&self, stream: &str) {
+        let settled =
+            if stream.contains("complete") { "" } else { "complete = { rule = \"settled\", quiet = \"500ms\" }\n" };
+        let text = format!(
+            "[campaign]\nname = \"test\"\nstate = \"state\"\n\n[[stream]]\nname = \"s\"\nwatch = \"in\"\n\
+             pattern = \"**/*.h5\"\nsince = \"all\"\ntechnique = \"tomography\"\noutput = \"out\"\n{settled}{stream}\n"
+        );
+        std::fs::write(self.path("campaign.toml"), text).unwrap();
+    }
+
+    pub fn path(&self, relative: &str) -> PathBuf {
+        self.dir.path().join(relative)
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = match self.launcher {
+            Launcher::Embedded => Command::new(BIN),
+            Launcher::Mpi(ranks) => {
+                let mut c = Command::new(std::env::var("BEAMPILOT_MPIEXEC").unwrap());
+                c.args(["-n", &ranks.to_string(), BIN]);
+                c
+            }
+        };
+        command.arg("run").arg(self.path("campaign.toml")).args(args);
+        command
+    }
+
+    /// Starts a pilot in a process group of its own.
+    pub fn start(&self, args: &[&str]) -> Pilot {
+        static N: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let n = N.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let log = self.path(&format!("pilot-{n}.log"));
+        let file = std::fs::File::create(&log).unwrap();
+        let mut command = self.command(args);
+        command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file).process_group(0);
+        Pilot { child: command.spawn().unwrap(), log }
+    }
+
+    /// Runs a pilot to its end; returns exit code and log.
+    pub fn once(&self) -> (Option<i32>, String) {
+        let mut pilot = self.start(&["--once"]);
+        let code = pilot.exit_code();
+        (code, pilot.log())
+    }
+
+    /// Another subcommand, in this process's environment.
+    pub fn beampilot(&self, args: &[&str]) -> Output {
+        Command::new(BIN).args(args).current_dir(self.dir.path()).output().unwrap()
+    }
+
+    /// A synthetic scan; `extra` are further options.
+    pub fn synth(&self, name: &str, extra: &[&str]) {
+        let out = self.path(name);
+        std::fs::create_dir_all(out.parent().unwrap()).unwrap();
+        let mut args = vec!["-q", "synth", "tomography", out.to_str().unwrap()];
+        args.extend(["--size", "48", "--angles", "60", "--slices", "8"]);
+        args.extend(extra);
+        let output = Command::new(BIN).args(&args).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    pub fn status(&self) -> Option<Value> {
+        let output = self.beampilot(&["-q", "status", "campaign.toml", "--json"]);
+        output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())
+    }
+
+    /// Bundle paths by scan name, for everything published.
+    pub fn published(&self) -> BTreeMap<String, Vec<String>> {
+        let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let status = self.status().unwrap_or_default();
+        for p in status["published"].as_array().into_iter().flatten() {
+            let text = |key: &str| p[key].as_str().unwrap().to_owned();
+            found.entry(text("scan")).or_default().push(text("bundle"));
+        }
+        found
+    }
+
+    /// Reasons by scan name, for everything in quarantine.
+    pub fn quarantined(&self) -> BTreeMap<String, String> {
+        let status = self.status().unwrap_or_default();
+        let text = |q: &Value, key: &str| q[key].as_str().unwrap().to_owned();
+        status["quarantined"].as_array().into_iter().flatten().map(|q| (text(q, "scan"), text(q, "reason"))).collect()
+    }
+
+    /// Waits until `done` says so.
+    pub fn wait(&self, what: &str, mut done: impl FnMut() -> bool) {
+        let end = Instant::now() + PATIENCE;
+        while !done() {
+            assert!(Instant::now() < end, "never: {what}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    pub fn wait_published(&self, scan: &str, versions: usize) {
+        self.wait(&format!("{scan} is published {versions} times"), || {
+            self.published().get(scan).is_some_and(|v| v.len() >= versions)
+        });
+    }
+
+    /// No staging, no fenced folder, no temporary file is left in the outputs.
+    pub fn assert_clean(&self) {
+        let left: Vec<_> = std::fs::read_dir(self.path("out/s"))
+            .unwrap()
+            .flatten()
+            .map(|e| e.file_name().into_string().unwrap())
+            .filter(|n| n.starts_with('.'))
+            .collect();
+        assert!(left.is_empty(), "left behind: {left:?}");
+    }
+}
+
+/// `sha256sum -c` of a bundle.
+pub fn assert_checksums(bundle: &Path) {
+    let output = Command::new("sha256sum").args(["-c", "--strict", "SHA256SUMS"]).current_dir(bundle).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    let listed = String::from_utf8_lossy(&output.stdout).lines().count();
+    assert_eq!(listed + 1, files(bundle), "every file but SHA256SUMS is listed");
+}
+
+fn files(folder: &Path) -> usize {
+    std::fs::read_dir(folder)
+        .unwrap()
+        .flatten()
+        .map(|e| if e.file_type().unwrap().is_dir() { files(&e.path()) } else { 1 })
+        .sum()
+}
+
+pub fn manifest(bundle: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(bundle.join("manifest.json")).unwrap()).unwrap()
+}
+
+/// `/exchange/data` of an HDF5 file.
+pub fn volume(file: &Path) -> ndarray::Array3<f32> {
+    hdf5::File::open(file).unwrap().dataset("/exchange/data").unwrap().read().unwrap()
+}
