@@ -424,7 +424,7 @@ impl Watcher {
         }
         self.rejected += 1;
         if self.rejected < REJECTED_MAX {
-            self.events.push(ArrivalEvent::Rejected { stream, name: names::display(name.as_bytes()), version, reason });
+            self.events.push(ArrivalEvent::Rejected { stream, name: name.to_string(), version, reason });
         } else if self.rejected == REJECTED_MAX {
             let message =
                 format!("more than {REJECTED_MAX} names were rejected; further ones are ignored: clean the folder up");
