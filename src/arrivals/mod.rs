@@ -8,10 +8,13 @@
 //! - Events are facts, commands are orders ([`events`]); the decisions are in [`Poller`], which is tested
 //!   with a virtual clock. Probes and hashes run in executors.
 //!
-//! [`scan`] says what a scan is; `tree` keeps the listings, `watcher` the books, `step` decides about one
-//! scan, `observe` stats it, `roles` finds its companions.
+//! [`scan`] says what a scan is; `tree` keeps the listings, `classify` tells what a name means, `watcher`
+//! keeps the books, `step` decides about one scan, `observe` stats it, `judge` has the completeness rules,
+//! `roles` finds companions, `sweep` looks again.
 
+mod classify;
 pub mod events;
+mod judge;
 pub mod listing;
 pub mod manifest;
 pub mod names;
@@ -20,6 +23,7 @@ mod poller;
 mod roles;
 pub mod scan;
 mod step;
+mod sweep;
 mod tree;
 mod watcher;
 

@@ -5,37 +5,40 @@
 //!   `renamed`, where the name itself is the proof.
 //! - A marker older than the scan's last change proves an earlier version: then the scan must also be
 //!   unchanged for the quiet time.
+//! - A manifest must list every file of the scan with its right size; hashes are an executor's.
 //! - What lacks something (a file of the group, a companion, what its manifest lists) is rejected when it
 //!   did not change for the timeout; a scan without its marker or manifest waits for ever.
 
 use super::events::{ArrivalEvent, Proof};
+use super::judge::Verdict;
 use super::listing::Listing;
-use super::manifest::{self, ManifestEntry, ManifestKind};
 use super::observe::{self, Seen};
 use super::roles::Resolved;
 use super::scan::{FileStamp, InputVersion, Scan};
 use super::watcher::{Lack, Now, Phase, Watcher, age, last_byte};
-use crate::campaign::{Companion, Rule, Unit};
+use crate::campaign::{Rule, Unit};
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// Longest pause after a probe said "not yet".
 const BACK_OFF_MAX: Duration = Duration::from_secs(300);
 const BACK_OFF_FIRST: Duration = Duration::from_secs(5);
-const RETRY: Duration = Duration::from_secs(10);
+pub(super) const RETRY: Duration = Duration::from_secs(10);
 
-/// What a completeness rule says.
-enum Verdict {
-    Proven(Proof),
-    /// Look again then.
-    At(Duration),
-    /// Nothing to see until the named thing appears; `None` = the listing will tell.
-    Awaits(String, Option<Duration>),
-    /// As `Awaits`, and the timeout counts.
-    Lacks(String),
+/// What to do about a scan after a look at it.
+enum Next {
+    /// Published, quarantined or not wanted.
+    Known,
+    Wait(Duration),
+    Await(String, Option<Duration>),
+    Lack(String),
+    /// A companion is not there (true) or still changing.
+    WaitRole(String, bool),
+    Reject(String),
+    Complete(BTreeMap<String, Vec<FileStamp>>, Proof),
 }
 
 impl Watcher {
@@ -73,7 +76,7 @@ impl Watcher {
         }
     }
 
-    fn observe(&self, name: &Arc<str>, fs: &mut dyn Listing) -> io::Result<Seen> {
+    pub(super) fn observe(&self, name: &Arc<str>, fs: &mut dyn Listing) -> io::Result<Seen> {
         let Some(scan) = self.scans.get(name) else { return Ok(Seen::Gone) };
         if let Some(reason) = &scan.hostile {
             // Only the name itself is looked at, so that the rejection has a version.
@@ -118,70 +121,82 @@ impl Watcher {
         now: Now,
         fs: &mut dyn Listing,
     ) -> io::Result<()> {
-        let refs: Vec<&FileStamp> = members.iter().collect();
-        let last_ns = last_byte(&refs, now);
-        let since = self.watch.since.and_then(|s| s.duration_since(SystemTime::UNIX_EPOCH).ok());
-        let unwanted = since.is_some_and(|since| i128::from(last_ns) < since.as_nanos() as i128);
-        if unwanted || self.is_finished(name, Some(own), None) {
-            self.set_phase(name, Phase::Known, now);
-            return Ok(());
-        }
-        let Some(scan) = self.scans.get(name) else { return Ok(()) };
-        let settled_at = scan.unchanged_since + self.watch.complete.rule.quiet();
-        let not_before = scan.not_before;
-        // A record without the scan's own version is compared with companions, as far as they are there.
-        if self.is_on_record(name) {
-            let mut own_members = members.clone();
-            if let Resolved::Files(roles) = self.roles.resolve(fs, &self.root, name, &mut own_members, now)?
-                && self.is_finished(name, None, Some(Scan { members: own_members, roles, ..Scan::default() }.version()))
-            {
-                self.set_phase(name, Phase::Known, now);
-                return Ok(());
-            }
-        }
-        if let Unit::Group { count } = self.watch.unit {
-            let (have, want) = (members.len(), count as usize);
-            if have > want {
-                let reason =
-                    format!("{have} files share the key of {name}, which should have {want}; move the others away");
-                self.reject(name, Some(own), reason, now);
-                return Ok(());
-            }
-            if have < want {
-                self.lack(name, format!("{have} of {want} files are there"), now);
-                return Ok(());
-            }
-        }
-        let verdict = self.judge(name, &members, settled_at, now, fs)?;
-        let proof = match verdict {
-            Verdict::Proven(_) if now.mono < not_before => return Ok(self.wait(name, not_before, now)),
-            Verdict::Proven(proof) => proof,
-            Verdict::At(at) => return Ok(self.wait(name, at.max(not_before), now)),
-            Verdict::Awaits(reason, again) => {
+        let last_ns = last_byte(&members.iter().collect::<Vec<_>>(), now);
+        match self.decide(name, &mut members, own, last_ns, now, fs)? {
+            Next::Known => self.set_phase(name, Phase::Known, now),
+            Next::Wait(until) => self.wait(name, until, now),
+            Next::Await(reason, again) => {
                 self.note_lack(name, reason, now);
                 self.set_phase(name, Phase::Awaiting, now);
                 if let Some(again) = again {
                     self.schedule(name, now.mono + again);
                 }
-                return Ok(());
             }
-            Verdict::Lacks(reason) => return Ok(self.lack(name, reason, now)),
+            Next::Lack(reason) => self.lack(name, reason, now),
+            Next::WaitRole(reason, missing) => self.wait_role(name, reason, missing, own, now),
+            Next::Reject(reason) => self.reject(name, Some(own), reason, now),
+            Next::Complete(roles, proof) => self.complete(name, members, roles, proof, last_ns, now),
+        }
+        Ok(())
+    }
+
+    /// Leaves in `members` what remains of them once some serve in roles.
+    fn decide(
+        &mut self,
+        name: &Arc<str>,
+        members: &mut Vec<FileStamp>,
+        own: InputVersion,
+        last_ns: i64,
+        now: Now,
+        fs: &mut dyn Listing,
+    ) -> io::Result<Next> {
+        let since = self.watch.since.and_then(|s| s.duration_since(SystemTime::UNIX_EPOCH).ok());
+        let unwanted = since.is_some_and(|since| i128::from(last_ns) < since.as_nanos() as i128);
+        if unwanted || self.is_finished(name, Some(own), None) {
+            return Ok(Next::Known);
+        }
+        let Some(scan) = self.scans.get(name) else { return Ok(Next::Known) };
+        let settled_at = scan.unchanged_since + self.watch.complete.rule.quiet();
+        let not_before = scan.not_before;
+        // A record without the scan's own version is compared with companions, as far as they are there.
+        if self.is_on_record(name) {
+            let mut rest = members.clone();
+            if let Resolved::Files(roles) = self.roles.resolve(fs, &self.root, name, &mut rest, now)?
+                && self.is_finished(name, None, Some(Scan { members: rest, roles, ..Scan::default() }.version()))
+            {
+                return Ok(Next::Known);
+            }
+        }
+        if let Unit::Group { count } = self.watch.unit {
+            let (have, want) = (members.len(), count as usize);
+            if have > want {
+                let text = format!("{have} files share the key of {name}, which should have {want}");
+                return Ok(Next::Reject(format!("{text}; move the others away")));
+            }
+            if have < want {
+                return Ok(Next::Lack(format!("{have} of {want} files are there")));
+            }
+        }
+        let proof = match self.judge(name, members, settled_at, now, fs)? {
+            Verdict::Proven(_) if now.mono < not_before => return Ok(Next::Wait(not_before)),
+            Verdict::Proven(proof) => proof,
+            Verdict::At(at) => return Ok(Next::Wait(at.max(not_before))),
+            Verdict::Awaits(reason, again) => return Ok(Next::Await(reason, again)),
+            Verdict::Lacks(reason) => return Ok(Next::Lack(reason)),
         };
-        let roles = match self.roles.resolve(fs, &self.root, name, &mut members, now)? {
+        let roles = match self.roles.resolve(fs, &self.root, name, members, now)? {
             Resolved::Files(roles) => roles,
-            Resolved::Settling(reason) => return Ok(self.wait_role(name, reason, false, own, now)),
-            Resolved::Missing(reason) => return Ok(self.wait_role(name, reason, true, own, now)),
-            Resolved::Refused(reason) => return Ok(self.reject(name, Some(own), reason, now)),
+            Resolved::Settling(reason) => return Ok(Next::WaitRole(reason, false)),
+            Resolved::Missing(reason) => return Ok(Next::WaitRole(reason, true)),
+            Resolved::Refused(reason) => return Ok(Next::Reject(reason)),
         };
         if members.is_empty() {
-            return Ok(self.reject(name, Some(own), "every file of it serves in a role; narrow the roles".into(), now));
+            return Ok(Next::Reject("every file of it serves in a role; narrow the roles".into()));
         }
-        if !observe::confined(fs, &self.root, &members)? {
-            let reason = format!("{name} is reached through a link; put the folder itself there");
-            return Ok(self.reject(name, Some(own), reason, now));
+        if !observe::confined(fs, &self.root, members)? {
+            return Ok(Next::Reject(format!("{name} is reached through a link; put the folder itself there")));
         }
-        self.complete(name, members, roles, proof, last_ns, now);
-        Ok(())
+        Ok(Next::Complete(roles, proof))
     }
 
     fn complete(
@@ -204,105 +219,6 @@ impl Watcher {
         }
         self.set_phase(name, Phase::Reported(scan.version()), now);
         self.events.push(ArrivalEvent::Complete { scan, proof });
-    }
-
-    fn judge(
-        &mut self,
-        name: &Arc<str>,
-        members: &[FileStamp],
-        settled_at: Duration,
-        now: Now,
-        fs: &mut dyn Listing,
-    ) -> io::Result<Verdict> {
-        let settled = now.mono >= settled_at;
-        Ok(match &self.watch.complete.rule {
-            Rule::Settled { .. } if settled => Verdict::Proven(Proof::Probe),
-            Rule::Settled { .. } => Verdict::At(settled_at),
-            Rule::Renamed { .. } => Verdict::Proven(Proof::Declared),
-            Rule::Marker { suffix } => {
-                let marker = PathBuf::from(format!("{name}{suffix}"));
-                let there = if self.tree.contains(&marker) { self.companion(&marker, fs)? } else { None };
-                let Some(stamp) = there else {
-                    return Ok(Verdict::Awaits(format!("{} is not there", marker.display()), None));
-                };
-                let last = members.iter().map(|m| m.ctime_ns).max().unwrap_or(0);
-                if stamp.ctime_ns >= last || settled {
-                    Verdict::Proven(Proof::Declared)
-                } else {
-                    Verdict::At(settled_at)
-                }
-            }
-            Rule::Manifest { names } => {
-                let names = names.clone();
-                self.against_manifest(name, &names, members, fs)?
-            }
-        })
-    }
-
-    /// A regular file beside a scan; one inside the scan's own folder is not in the tree and is stat'ed.
-    fn companion(&self, path: &Path, fs: &mut dyn Listing) -> io::Result<Option<FileStamp>> {
-        match observe::file(fs, &self.root, path)? {
-            Seen::Members(mut one) => Ok(one.pop()),
-            _ => Ok(None),
-        }
-    }
-
-    fn against_manifest(
-        &mut self,
-        name: &Arc<str>,
-        names: &[Companion],
-        members: &[FileStamp],
-        fs: &mut dyn Listing,
-    ) -> io::Result<Verdict> {
-        let mut found = None;
-        for companion in names {
-            let path = PathBuf::from(companion.of(name));
-            // Inside the scan's folder listings do not tell; beside it they do, and a stat is saved.
-            let listed = companion.suffix.contains('/') || self.tree.contains(&path);
-            if listed && let Some(stamp) = self.companion(&path, fs)? {
-                found = Some(stamp);
-                break;
-            }
-        }
-        let Some(stamp) = found else {
-            let hidden = names.iter().any(|n| n.suffix.contains('/'));
-            let wanted: Vec<String> = names.iter().map(|n| n.of(name)).collect();
-            return Ok(Verdict::Awaits(format!("{} is not there", wanted.join(" or ")), hidden.then_some(RETRY)));
-        };
-        let shown = stamp.path.display().to_string();
-        let text = match fs.read(&self.root.join(&stamp.path), manifest::LIMIT) {
-            Ok(text) => text,
-            Err(e) => return Ok(Verdict::Lacks(format!("{shown} cannot be read: {e}"))),
-        };
-        let entries = match manifest::parse(&text, ManifestKind::of(&shown)) {
-            Ok(entries) => entries,
-            Err(e) => return Ok(Verdict::Lacks(format!("{shown}: {e}"))),
-        };
-        let base = stamp.path.parent().unwrap_or(Path::new(""));
-        let scan_path = Path::new(name.as_ref());
-        let mut files = Vec::new();
-        for entry in entries {
-            let path = base.join(&entry.path);
-            let belongs = match self.watch.unit {
-                Unit::File => path == scan_path,
-                Unit::Folder => path.starts_with(scan_path),
-                Unit::Group { .. } => self.watch.pattern.group(&path).as_deref() == Some(name.as_bytes()),
-            };
-            let Some(text) = path.to_str().filter(|_| belongs) else { continue };
-            let Some(member) = members.iter().find(|m| m.path == path) else {
-                return Ok(Verdict::Lacks(format!("{text} is in {shown} but not there")));
-            };
-            if let Some(bytes) = entry.bytes.filter(|&b| b != member.size) {
-                return Ok(Verdict::Lacks(format!("{text} has {} of {bytes} bytes", member.size)));
-            }
-            files.push(ManifestEntry { path: text.to_owned(), ..entry });
-        }
-        let unlisted =
-            members.iter().find(|m| m.path != stamp.path && !files.iter().any(|f| Path::new(&f.path) == m.path));
-        if let Some(member) = unlisted {
-            return Ok(Verdict::Lacks(format!("{} is not in {shown}", member.path.display())));
-        }
-        Ok(Verdict::Proven(Proof::Manifest { files, manifest: stamp }))
     }
 
     /// Settling: look again when it could be settled, and before that as often as a change should be seen.
@@ -401,34 +317,5 @@ impl Watcher {
             self.set_phase(&name, Phase::Settling, now);
             self.schedule(&name, now.mono);
         }
-    }
-
-    /// The sweep's look at a finished scan; what it cost in stats, `None` when it is no longer finished.
-    pub(super) fn look_again(&mut self, name: &Arc<str>, now: Now, fs: &mut dyn Listing) -> Option<f64> {
-        let scan = self.scans.get_mut(name)?;
-        if scan.phase != Phase::Known {
-            scan.swept = false;
-            return None;
-        }
-        let before = scan.own;
-        // A filesystem that fails says nothing about the scan.
-        let Ok(seen) = self.observe(name, fs) else { return Some(1.0) };
-        let (Seen::Members(stamps) | Seen::Refused(_, stamps) | Seen::Unfinished(_, stamps)) = seen else {
-            self.unsweep(name, now);
-            return None;
-        };
-        let own = Scan { members: stamps, ..Scan::default() };
-        if before != Some(own.version()) {
-            self.unsweep(name, now);
-            return None;
-        }
-        Some(own.members.len() as f64)
-    }
-
-    fn unsweep(&mut self, name: &Arc<str>, now: Now) {
-        if let Some(scan) = self.scans.get_mut(name) {
-            scan.swept = false;
-        }
-        self.schedule(name, now.mono);
     }
 }

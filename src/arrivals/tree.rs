@@ -110,9 +110,28 @@ impl Tree {
         self.names >= NAMES_MAX
     }
 
-    /// Looks at the folders that are due. An error means the root.
-    pub(super) fn poll(&mut self, now: Duration, root: &Path, fs: &mut dyn Listing) -> io::Result<Vec<Change>> {
-        let mut changes = Vec::new();
+    /// The root is not there: nothing is looked at for a while.
+    pub(super) fn back_off(&mut self, now: Duration) {
+        let Some(folder) = self.folders.get_mut(Path::new("")) else { return };
+        self.due.remove(&(folder.due, PathBuf::new()));
+        folder.retry = (folder.retry * 2).clamp(self.base.max(Duration::from_secs(1)), RETRY_MAX);
+        folder.due = now + folder.retry;
+        // Whatever comes back under the root's name is listed whole.
+        folder.stamp = None;
+        self.due.insert((folder.due, PathBuf::new()));
+    }
+
+    /// Looks at the folders that are due; adds what it finds to `changes`, also before an error.
+    ///
+    /// # Errors
+    /// When the root cannot be listed.
+    pub(super) fn poll(
+        &mut self,
+        now: Duration,
+        root: &Path,
+        fs: &mut dyn Listing,
+        changes: &mut Vec<Change>,
+    ) -> io::Result<()> {
         for _ in 0..BATCH {
             let Some((due, path)) = self.due.first().cloned() else { break };
             if due > now {
@@ -120,7 +139,7 @@ impl Tree {
             }
             self.due.remove(&(due, path.clone()));
             let Some(mut folder) = self.folders.remove(&path) else { continue };
-            let result = self.look(now, root, &path, &mut folder, fs, &mut changes);
+            let result = self.look(now, root, &path, &mut folder, fs, changes);
             let mut failed = None;
             match result {
                 Ok(()) => {
@@ -130,20 +149,15 @@ impl Tree {
                 Err(e) if !path.as_os_str().is_empty() && is_gone(&e) => {
                     // The parent will list it again if it comes back.
                     self.names -= folder.names.len();
-                    self.drop_below(&path, &folder, &mut changes);
+                    self.drop_below(&path, &folder, changes);
                     self.forget_name(&path);
                     continue;
                 }
+                Err(e) if path.as_os_str().is_empty() => failed = Some(e),
                 Err(e) => {
                     folder.retry = (folder.retry * 2).clamp(self.base.max(Duration::from_secs(1)), RETRY_MAX);
                     folder.due = now + folder.retry;
                     folder.trouble = Some(format!("{}: {e}", super::names::display(path.as_os_str().as_bytes())));
-                    failed = path.as_os_str().is_empty().then_some(e);
-                    if failed.is_some() {
-                        folder.trouble = None;
-                        // Whatever comes back under the root's name is listed whole.
-                        folder.stamp = None;
-                    }
                 }
             }
             self.due.insert((folder.due, path.clone()));
@@ -152,7 +166,7 @@ impl Tree {
                 return Err(e);
             }
         }
-        Ok(changes)
+        Ok(())
     }
 
     fn look(

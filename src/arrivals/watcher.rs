@@ -7,15 +7,13 @@
 //! - Every scan is reported once a version. [`super::step`] decides; this file keeps the books.
 
 use super::events::{ArrivalEvent, Known, StreamWatch};
-use super::listing::{Kind, Listing};
-use super::names;
+use super::listing::Listing;
 use super::roles::Roles;
 use super::scan::{FileStamp, InputVersion};
-use super::tree::{Change, Tree};
-use crate::campaign::{Rule, Unit};
+use super::tree::Tree;
+use crate::campaign::Rule;
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,13 +37,6 @@ const SKEW: Duration = Duration::from_secs(30);
 const STEPS: usize = 4_000;
 /// Rejections reported a stream; names are untrusted, and so is their number.
 const REJECTED_MAX: usize = 10_000;
-/// Finished scans are looked at again: within their first hour every [`RECENT_EVERY`], later in turn.
-const RECENT: Duration = Duration::from_secs(3600);
-const RECENT_EVERY: f64 = 60.0;
-const RECENT_RATE: f64 = 50.0;
-const SWEEP_EVERY: f64 = 600.0;
-const SWEEP_RATE: f64 = 100.0;
-
 /// Latest mtime or ctime that is not in the future; 0 when all are.
 pub(super) fn last_byte(stamps: &[&FileStamp], now: Now) -> i64 {
     stamps.iter().flat_map(|s| [s.mtime_ns, s.ctime_ns]).filter(|&t| t <= now.wall_ns).max().unwrap_or(0)
@@ -57,11 +48,6 @@ pub(super) fn age(stamps: &[&FileStamp], now: Now) -> Duration {
     let latest = stamps.iter().map(|s| s.mtime_ns.max(s.ctime_ns)).max().unwrap_or(now.wall_ns);
     let age = Duration::from_nanos(u64::try_from(now.wall_ns.saturating_sub(latest)).unwrap_or(0));
     age.saturating_sub(SKEW).min(Now::START)
-}
-
-fn is_folder(fs: &mut dyn Listing, path: &Path) -> bool {
-    let target = fs.resolve(path);
-    target.and_then(|target| fs.stat(&target)).is_ok_and(|meta| meta.kind == Kind::Folder)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,7 +85,7 @@ pub(super) struct Scanning {
     pub(super) finished_at: Duration,
     /// In one of the rings of the sweep.
     pub(super) swept: bool,
-    due: Option<Duration>,
+    pub(super) due: Option<Duration>,
 }
 
 struct Finished {
@@ -108,9 +94,9 @@ struct Finished {
 }
 
 #[derive(Default, Clone, PartialEq)]
-struct Census {
-    settling: usize,
-    waiting_role: usize,
+pub(super) struct Census {
+    pub(super) settling: usize,
+    pub(super) waiting_role: usize,
     known: usize,
     unreadable: Option<String>,
 }
@@ -123,15 +109,15 @@ pub(super) struct Watcher {
     pub(super) scans: HashMap<Arc<str>, Scanning>,
     queue: BTreeSet<(Duration, Arc<str>)>,
     finished: HashMap<Arc<str>, Vec<Finished>>,
-    recent: VecDeque<Arc<str>>,
-    sweep: VecDeque<Arc<str>>,
-    credit: (f64, f64),
-    swept_at: Duration,
+    pub(super) recent: VecDeque<Arc<str>>,
+    pub(super) sweep: VecDeque<Arc<str>>,
+    pub(super) credit: (f64, f64),
+    pub(super) swept_at: Duration,
     /// The root, resolved; empty while it is not there.
     pub(super) root: PathBuf,
-    excluded: Vec<PathBuf>,
-    trouble: Option<String>,
-    census: (Census, Option<Census>, Duration),
+    pub(super) excluded: Vec<PathBuf>,
+    pub(super) trouble: Option<String>,
+    pub(super) census: (Census, Option<Census>, Duration),
     rejected: usize,
     pub(super) events: Vec<ArrivalEvent>,
 }
@@ -189,30 +175,28 @@ impl Watcher {
         if self.tree.next_due() > now.mono {
             return;
         }
-        let result = fs.resolve(&self.watch.root).and_then(|root| {
+        let result = fs.resolve(&self.watch.root).map(|root| {
             if root != self.root {
                 self.excluded =
                     self.watch.excluded.iter().map(|p| fs.resolve(p).unwrap_or_else(|_| p.clone())).collect();
                 self.root = root;
             }
-            Ok(())
         });
-        let result = match result {
-            Ok(()) => self.tree.poll(now.mono, &self.root, fs),
-            // Polling a root that is not there lets the tree set its own back-off.
-            Err(e) => self.tree.poll(now.mono, &self.watch.root, fs).and(Err(e)),
-        };
+        let mut changes = Vec::new();
+        let result = result.and_then(|()| self.tree.poll(now.mono, &self.root, fs, &mut changes));
+        // Also what a listing delivered before it failed is there, and is told only once.
+        for change in changes {
+            self.classify(change, now, fs);
+        }
         let stream = self.watch.name.clone();
         match result {
-            Ok(changes) => {
+            Ok(()) => {
                 if self.trouble.take().is_some() {
                     self.events.push(ArrivalEvent::Recovered { stream });
                 }
-                for change in changes {
-                    self.classify(change, now, fs);
-                }
             }
             Err(e) => {
+                self.tree.back_off(now.mono);
                 let message = format!("{}: {e}; scans there are not seen until it is back", self.watch.root.display());
                 if self.trouble.as_ref() != Some(&message) {
                     self.trouble = Some(message.clone());
@@ -220,132 +204,6 @@ impl Watcher {
                 }
             }
         }
-    }
-
-    fn classify(&mut self, change: Change, now: Now, fs: &mut dyn Listing) {
-        let (path, mut kind, gone) = match change {
-            Change::Appeared(path, kind) => (path, kind, false),
-            Change::Gone(path, kind) => (path, kind, true),
-        };
-        if kind == Kind::Unknown && !gone {
-            kind = fs.stat(&self.root.join(&path)).map_or(Kind::Unknown, |m| m.kind);
-        }
-        if self.is_companion(&path, now) || self.excluded.contains(&self.root.join(&path)) {
-            return;
-        }
-        let temporary = matches!(&self.watch.complete.rule, Rule::Renamed { temporary }
-            if path.file_name().is_some_and(|name| temporary.matches(name)));
-        if temporary {
-            return;
-        }
-        if kind == Kind::Link && !gone && is_folder(fs, &self.root.join(&path)) {
-            self.folder_link(&path, now, fs);
-            return;
-        }
-        if gone && kind != Kind::Folder {
-            self.roles.drop_file(&path);
-        } else if kind != Kind::Folder && self.roles.takes(&path) {
-            // Those who waited for it look again.
-            let waiting: Vec<_> =
-                self.scans.iter().filter(|(_, s)| s.phase == Phase::WaitingRole).map(|(n, _)| n.clone()).collect();
-            waiting.iter().for_each(|name| self.schedule(name, now.mono));
-            return;
-        }
-        let unit = match (self.watch.unit, kind) {
-            (Unit::Folder, Kind::Folder) if self.watch.pattern.matches(&path) => {
-                Some(path.as_os_str().as_bytes().to_vec())
-            }
-            (_, Kind::Folder) => {
-                if !gone {
-                    self.enter(path, now);
-                }
-                return;
-            }
-            (Unit::Folder, _) => None,
-            (Unit::File, _) => self.watch.pattern.matches(&path).then(|| path.as_os_str().as_bytes().to_vec()),
-            (Unit::Group { .. }, _) => self.watch.pattern.group(&path),
-        };
-        let Some(name) = unit else { return };
-        let hostile = names::refusal(path.as_os_str().as_bytes())
-            .map(|r| format!("{}: {r}", names::display(path.as_os_str().as_bytes())));
-        self.touch(&name, path, hostile, gone, now);
-    }
-
-    /// A marker or manifest: wakes its scan.
-    fn is_companion(&mut self, path: &Path, now: Now) -> bool {
-        let Some(name) = path.to_str() else { return false };
-        let (folder, file) = name.rsplit_once('/').map_or(("", name), |(folder, file)| (folder, file));
-        let scan = match &self.watch.complete.rule {
-            Rule::Marker { suffix } => file.strip_suffix(suffix.as_str()).filter(|s| !s.is_empty()),
-            Rule::Manifest { names } => names.iter().find_map(|n| n.scan_of(file)),
-            _ => None,
-        };
-        let Some(scan) = scan else { return false };
-        let scan = if folder.is_empty() { scan.to_owned() } else { format!("{folder}/{scan}") };
-        if self.scans.get(scan.as_str()).is_some_and(|s| !matches!(s.phase, Phase::Reported(_))) {
-            self.schedule(&Arc::from(scan), now.mono);
-        }
-        true
-    }
-
-    fn enter(&mut self, path: PathBuf, now: Now) {
-        let wanted = self.watch.pattern.may_descend(&path) || self.roles.may_descend(&path);
-        if !wanted || path.components().count() > super::observe::DEPTH_MAX {
-            return;
-        }
-        match names::refusal(path.as_os_str().as_bytes()) {
-            Some(reason) => {
-                let name = path.as_os_str().as_bytes().to_vec();
-                let reason = format!("the folder {} is not entered: {reason}", names::display(&name));
-                self.touch(&name, path, Some(reason), false, now);
-            }
-            None => self.tree.watch(path),
-        }
-    }
-
-    /// A link to a folder: one inside the root is reached by its own name, one outside is refused.
-    fn folder_link(&mut self, path: &Path, now: Now, fs: &mut dyn Listing) {
-        let inside = fs.resolve(&self.root.join(path)).is_ok_and(|target| target.starts_with(&self.root));
-        if !inside && (self.watch.pattern.matches(path) || self.watch.pattern.may_descend(path)) {
-            let name = path.as_os_str().as_bytes();
-            let shown = names::display(name);
-            let reason = format!("{shown} is a link to a folder outside the watched one; watch that folder itself");
-            self.touch(name, path.to_owned(), Some(reason), false, now);
-        }
-    }
-
-    /// A file of a scan appeared or went.
-    fn touch(&mut self, name: &[u8], path: PathBuf, hostile: Option<String>, gone: bool, now: Now) {
-        let name: Arc<str> = match (&hostile, std::str::from_utf8(name)) {
-            (None, Ok(name)) => name.into(),
-            _ => names::display(name).into(),
-        };
-        if gone {
-            let Some(scan) = self.scans.get_mut(&name) else { return };
-            scan.parts.remove(&path);
-        } else {
-            let scan = self.scans.entry(name.clone()).or_insert_with(|| {
-                self.census.0.settling += 1;
-                Scanning {
-                    parts: BTreeSet::new(),
-                    hostile: None,
-                    phase: Phase::Settling,
-                    own: None,
-                    unchanged_since: now.mono,
-                    not_before: Duration::ZERO,
-                    refused: None,
-                    lacks: None,
-                    finished_at: Duration::ZERO,
-                    swept: false,
-                    due: None,
-                }
-            });
-            scan.parts.insert(path);
-            if hostile.is_some() {
-                scan.hostile = hostile;
-            }
-        }
-        self.schedule(&name, now.mono);
     }
 
     pub(super) fn schedule(&mut self, name: &Arc<str>, at: Duration) {
@@ -424,40 +282,11 @@ impl Watcher {
         }
         self.rejected += 1;
         if self.rejected < REJECTED_MAX {
-            self.events.push(ArrivalEvent::Rejected { stream, name: names::display(name.as_bytes()), version, reason });
+            self.events.push(ArrivalEvent::Rejected { stream, name: name.to_string(), version, reason });
         } else if self.rejected == REJECTED_MAX {
             let message =
                 format!("more than {REJECTED_MAX} names were rejected; further ones are ignored: clean the folder up");
             self.events.push(ArrivalEvent::Trouble { stream, message });
-        }
-    }
-
-    /// Looks at finished scans again: a later rewrite is a new version.
-    fn sweep(&mut self, now: Now, fs: &mut dyn Listing) {
-        let elapsed = now.mono.saturating_sub(self.swept_at).as_secs_f64().min(5.0);
-        self.swept_at = now.mono;
-        let rate = |n: usize, every: f64, max: f64| (n as f64 / every).min(max);
-        self.credit.0 =
-            (self.credit.0 + elapsed * rate(self.recent.len(), RECENT_EVERY, RECENT_RATE)).min(RECENT_RATE * 5.0);
-        self.credit.1 =
-            (self.credit.1 + elapsed * rate(self.sweep.len(), SWEEP_EVERY, SWEEP_RATE)).min(SWEEP_RATE * 5.0);
-        if self.trouble.is_some() {
-            return;
-        }
-        while self.credit.0 >= 1.0 {
-            let Some(name) = self.recent.pop_front() else { break };
-            if let Some(cost) = self.look_again(&name, now, fs) {
-                self.credit.0 -= cost;
-                let recent = self.scans.get(&name).is_some_and(|s| now.mono < s.finished_at + RECENT);
-                if recent { self.recent.push_back(name) } else { self.sweep.push_back(name) }
-            }
-        }
-        while self.credit.1 >= 1.0 {
-            let Some(name) = self.sweep.pop_front() else { break };
-            if let Some(cost) = self.look_again(&name, now, fs) {
-                self.credit.1 -= cost;
-                self.sweep.push_back(name);
-            }
         }
     }
 

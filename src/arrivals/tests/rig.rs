@@ -44,7 +44,14 @@ impl Fake {
     }
 
     fn at(path: &str) -> PathBuf {
-        if path.is_empty() { "/w/in".into() } else { Path::new("/w/in").join(path) }
+        let mut full = PathBuf::from("/w/in");
+        for part in path.split('/').filter(|part| !part.is_empty()) {
+            match part {
+                ".." => _ = full.pop(),
+                part => full.push(part),
+            }
+        }
+        full
     }
 
     /// Creates folders on the way; rewrites in place when the file exists.
@@ -174,6 +181,7 @@ pub struct Rig {
     pub scans: Vec<scan::Scan>,
     pub proofs: Vec<Proof>,
     toml: String,
+    counted: (usize, usize, usize, Option<String>),
 }
 
 impl Rig {
@@ -190,7 +198,16 @@ impl Rig {
         }
         let poller = Self::poller(toml, once, known, since);
         let toml = toml.to_owned();
-        Self { fs, poller, mono: Now::START, said: Vec::new(), scans: Vec::new(), proofs: Vec::new(), toml }
+        Self {
+            fs,
+            poller,
+            mono: Now::START,
+            said: Vec::new(),
+            scans: Vec::new(),
+            proofs: Vec::new(),
+            toml,
+            counted: Default::default(),
+        }
     }
 
     fn poller(toml: &str, once: bool, known: Vec<Known>, since: Option<SystemTime>) -> Poller {
@@ -209,7 +226,14 @@ impl Rig {
         let end = self.mono + Duration::from_secs_f64(seconds);
         loop {
             let now = Now { mono: self.mono, wall_ns: self.fs.now_ns };
-            self.said.extend(self.poller.poll(now, &mut self.fs));
+            for event in self.poller.poll(now, &mut self.fs) {
+                match event {
+                    ArrivalEvent::Census { settling, waiting_role, known, unreadable, .. } => {
+                        self.counted = (settling, waiting_role, known, unreadable);
+                    }
+                    event => self.said.push(event),
+                }
+            }
             let next = self.poller.next_due().clamp(self.mono + PAUSE_MIN, self.mono + PAUSE_MAX);
             if next > end {
                 self.fs.now_ns += (end - self.mono).as_nanos() as i64;
@@ -267,14 +291,8 @@ impl Rig {
         assert_eq!(self.heard(), lines);
     }
 
-    pub fn census(&mut self) -> (usize, usize, usize, Option<String>) {
-        let last = self.said.iter().rev().find_map(|e| match e {
-            ArrivalEvent::Census { settling, waiting_role, known, unreadable, .. } => {
-                Some((*settling, *waiting_role, *known, unreadable.clone()))
-            }
-            _ => None,
-        });
-        last.unwrap()
+    pub fn census(&self) -> (usize, usize, usize, Option<String>) {
+        self.counted.clone()
     }
 
     pub fn scan(&self) -> scan::Scan {

@@ -211,7 +211,7 @@ fn a_role_that_never_comes_rejects() {
     r.run(500.0);
     assert_eq!(r.heard(), [""; 0]);
     r.run(200.0);
-    assert!(r.heard()[0].starts_with("rejected a.h5: no geometry: /w/geo.json is not there; put it there"));
+    assert!(r.heard()[0].starts_with("rejected a.h5: no metadata: a.json is not there; put it there"));
 }
 
 #[test]
