@@ -93,7 +93,7 @@ beamline() { # INCOMING
 }
 
 published() { # STATUS.json
-  grep -c '"state": "published"' "$1" || true
+  grep -c '"published_ms":' "$1" || true
 }
 
 # Ends the pilot as a scheduler does, but spares mpiexec, which would not wait for its ranks.

@@ -264,7 +264,8 @@ impl Core {
 
     pub(super) fn tell(&mut self, no: JobNo, verdict: Verdict) {
         let Some(job) = self.jobs.get(&no) else { return };
-        let (stream, name, version) = (job.scan.stream.clone(), job.scan.name.clone(), job.scan.version());
+        let (stream, name, version) =
+            (job.scan.stream.clone(), job.scan.name.clone(), job.version.unwrap_or(InputVersion(0)));
         // Arrivals say again when they are quiet.
         self.told += 1;
         self.quiet = None;
@@ -335,7 +336,8 @@ impl Core {
             last_byte_ms: now.0 / 1000,
             complete_ms: now.0 / 1000,
         };
-        let job = Job::new(index, key, scan, Check::None, now);
+        let mut job = Job::new(index, key, scan, Check::None, now);
+        job.version = version;
         self.by_scan.insert((index, name), no);
         self.jobs.insert(no, job);
         self.quarantine(now, no, reason);

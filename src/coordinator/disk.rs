@@ -188,13 +188,12 @@ impl Disk {
     }
 
     /// Answers [`Action::Quarantine`]: the record first, then staging goes.
-    #[allow(clippy::too_many_arguments)]
     pub fn quarantine(
         &self,
         key: &str,
         stream: &str,
         name: &str,
-        version: Option<InputVersion>,
+        versions: (Option<InputVersion>, Option<InputVersion>),
         generation: u32,
         reason: &str,
     ) -> Result<(), String> {
@@ -202,7 +201,8 @@ impl Disk {
             key: key.to_owned(),
             stream: stream.to_owned(),
             scan: name.to_owned(),
-            input_version: version.map(|v| v.to_string()),
+            input_version: versions.0.map(|v| v.to_string()),
+            own_version: versions.1.map(|v| v.to_string()),
             reason: reason.to_owned(),
             at_ms: now_ms(),
             pilot: self.me.pilot.clone(),
@@ -315,9 +315,10 @@ impl DiskOrders for DiskPool {
                     mail.post(Event::Published { job, outcome });
                 });
             }
-            Action::Quarantine { job, key, stream, name, version, generation, reason, .. } => {
+            Action::Quarantine { job, key, stream, name, version, own_version, generation, reason, .. } => {
                 self.run(&key.clone(), move |disk, mail| {
-                    let result = disk.quarantine(&key, &stream, &name, version, generation, &reason);
+                    let versions = (version, own_version);
+                    let result = disk.quarantine(&key, &stream, &name, versions, generation, &reason);
                     mail.post(Event::Quarantined { job, result });
                 });
             }

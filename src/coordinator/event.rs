@@ -374,6 +374,8 @@ pub enum Action {
         name: String,
         /// Input version, if there is one.
         version: Option<InputVersion>,
+        /// Input version without companions, likewise.
+        own_version: Option<InputVersion>,
         /// Generation we own, 0 when it was never claimed.
         generation: u32,
         /// Our staging.

@@ -93,6 +93,8 @@ pub struct Job {
     pub key: String,
     /// The scan.
     pub scan: Scan,
+    /// Its input version; `None` for a name that arrivals rejected without a look at any file.
+    pub version: Option<InputVersion>,
     /// What must be shown first.
     pub check: Check,
     /// Where it is.
@@ -135,6 +137,7 @@ impl Job {
         Self {
             stream,
             key,
+            version: Some(scan.version()),
             scan,
             check,
             phase: Phase::Checking,

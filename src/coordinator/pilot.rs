@@ -234,8 +234,16 @@ fn specs(campaign: &Campaign) -> Result<Vec<StreamSpec>, PilotError> {
     campaign.streams.iter().map(spec).collect()
 }
 
+/// When the campaign's first pilot started, if one did.
+pub fn first_pilot_if_any(fs: &dyn Fs, layout: &Layout) -> Option<SystemTime> {
+    threads::read_first_pilot(fs, layout).ok()
+}
+
 /// What is published or in quarantine already.
-fn known(fs: &dyn Fs, layout: &Layout) -> io::Result<Vec<Known>> {
+///
+/// # Errors
+/// The records cannot be listed.
+pub fn known(fs: &dyn Fs, layout: &Layout) -> io::Result<Vec<Known>> {
     let parse = |text: &str| u64::from_str_radix(text, 16).ok().map(InputVersion);
     let mut known = Vec::new();
     for p in records::all::<Published>(fs, layout, "published")? {
@@ -245,7 +253,8 @@ fn known(fs: &dyn Fs, layout: &Layout) -> io::Result<Vec<Known>> {
     }
     for q in records::all::<Quarantined>(fs, layout, "quarantine")? {
         let Some(version) = q.input_version.as_deref().and_then(parse) else { continue };
-        known.push(Known { stream: q.stream, name: q.scan, version, own: None });
+        let own = q.own_version.as_deref().and_then(parse);
+        known.push(Known { stream: q.stream, name: q.scan, version, own });
     }
     Ok(known)
 }

@@ -46,6 +46,8 @@ pub struct Quarantined {
     pub scan: String,
     /// Input version, when there was one.
     pub input_version: Option<String>,
+    /// Input version without companions, likewise.
+    pub own_version: Option<String>,
     /// For the scientist.
     pub reason: String,
     /// Milliseconds since the epoch.

@@ -19,11 +19,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// When the campaign's first pilot started: `since = "now"` counts from there, also for its successors.
 pub(super) fn first_pilot(fs: &dyn Fs, layout: &Layout) -> io::Result<SystemTime> {
-    let path = layout.state.join("first-pilot");
-    let now_ms = now_ms();
-    fs::create_whole(fs, &path, format!("{now_ms}\n").as_bytes())?;
-    let text = fs.read(&path, 64)?;
-    let ms = String::from_utf8_lossy(&text).trim().parse().unwrap_or(now_ms);
+    fs::create_whole(fs, &layout.state.join(FIRST_PILOT), format!("{}\n", now_ms()).as_bytes())?;
+    read_first_pilot(fs, layout)
+}
+
+const FIRST_PILOT: &str = "first-pilot";
+
+/// The same, without making it so.
+pub(super) fn read_first_pilot(fs: &dyn Fs, layout: &Layout) -> io::Result<SystemTime> {
+    let text = fs.read(&layout.state.join(FIRST_PILOT), 64)?;
+    let ms = String::from_utf8_lossy(&text).trim().parse().map_err(io::Error::other)?;
     Ok(UNIX_EPOCH + Duration::from_millis(ms))
 }
 
