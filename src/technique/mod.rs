@@ -1,0 +1,2 @@
+//! Techniques (placeholder; merged by hand).
+pub mod tomography;
