@@ -56,16 +56,15 @@ impl Lookup {
 /// Looks up `path` (absolute, `/`-separated) in `h5`.
 ///
 /// # Errors
-/// [`Fault::Input`] for links out of the root, [`Fault::NotYet`] for virtual sources that are missing.
+/// [`Fault::Input`] for links out of the root, [`Fault::NotYet`] for virtual sources that are missing and for objects that
+/// cannot be read.
 pub(crate) fn lookup(h5: &Rc<H5>, path: &str) -> Result<Lookup, Fault> {
     lookup_at_depth(h5, path, 0)
 }
 
 fn lookup_at_depth(h5: &Rc<H5>, path: &str, depth: usize) -> Result<Lookup, Fault> {
     let root = group_of(h5);
-    let Some(root) = root else {
-        return Ok(Lookup::Missing(format!("{}: its root group cannot be opened", h5.path.display())));
-    };
+    let Some(root) = root else { return Err(unreadable(h5, "/")) };
     let mut walk = Walk { hops: 0 };
     match walk.step(h5, root, path)? {
         Step::Missing(why) => Ok(Lookup::Missing(why)),
@@ -77,7 +76,7 @@ fn lookup_at_depth(h5: &Rc<H5>, path: &str, depth: usize) -> Result<Lookup, Faul
             } else if group.group(&name).is_ok() {
                 Ok(Lookup::Group)
             } else {
-                Ok(Lookup::Missing(format!("{}: {path} cannot be opened", h5.path.display())))
+                Err(unreadable(&h5, path))
             }
         }
     }
@@ -104,7 +103,7 @@ impl Walk {
         let mut group = if path.starts_with('/') {
             match group_of(h5) {
                 Some(group) => group,
-                None => return Ok(Step::Missing(format!("{at}: its root group cannot be opened"))),
+                None => return Err(unreadable(h5, "/")),
             }
         } else {
             start
@@ -114,12 +113,16 @@ impl Walk {
             let rest = names.get(i + 1..).unwrap_or(&[]).join("/");
             match link(&group, name) {
                 None => return Ok(Step::Missing(format!("{at}: no {name} on the way to {path}"))),
+                Some(Link::Unreadable) => return Err(unreadable(h5, path)),
                 Some(Link::Hard) if rest.is_empty() => {
                     return Ok(Step::Leaf(Rc::clone(h5), group, (*name).to_owned()));
                 }
                 Some(Link::Hard) => match group.group(name) {
                     Ok(next) => group = next,
-                    Err(_) => return Ok(Step::Missing(format!("{at}: {name} is no group, looking for {path}"))),
+                    Err(_) if group.dataset(name).is_ok() => {
+                        return Ok(Step::Missing(format!("{at}: {name} is no group, looking for {path}")));
+                    }
+                    Err(_) => return Err(unreadable(h5, path)),
                 },
                 Some(Link::Soft(target)) => {
                     self.hop(h5, path)?;
@@ -133,7 +136,7 @@ impl Walk {
                     };
                     let next = Rc::new(H5::open(&target, &h5.root)?);
                     let Some(top) = group_of(&next) else {
-                        return Ok(Step::Missing(format!("{}: its root group cannot be opened", target.display())));
+                        return Err(unreadable(&next, "/"));
                     };
                     return self.step(&next, top, &format!("/{}", joined(&object, &rest)));
                 }
@@ -193,7 +196,14 @@ fn resolve(h5: &H5, name: &str, path: &str) -> Result<Result<PathBuf, String>, F
     Ok(Err(format!("{at}: {path} is linked to {name}, which does not exist")))
 }
 
+/// Something that a link says is there, and that cannot be read: a hole in a file that is filled out of order.
+fn unreadable(h5: &H5, path: &str) -> Fault {
+    Fault::NotYet(format!("{}: {path} cannot be opened: not written yet, or damaged", h5.path.display()))
+}
+
 enum Link {
+    /// The group's own index cannot be read.
+    Unreadable,
     Hard,
     Soft(String),
     External { file: String, object: String },
@@ -205,10 +215,16 @@ fn link(group: &Group, name: &str) -> Option<Link> {
     let name = CString::new(name).ok()?;
     hdf5::sync::sync(|| {
         let mut info = h5l::H5L_info1_t::default();
-        // SAFETY: the group's identifier is live while `group` is borrowed, `name` is NUL-terminated, `info` is a
-        // valid place to write to; the library's lock is held.
+        // SAFETY: the group's identifier is live while `group` is borrowed, `name` is NUL-terminated; the library's lock
+        // is held.
+        match unsafe { h5l::H5Lexists(group.id(), name.as_ptr(), h5p::H5P_DEFAULT) } {
+            0 => return None,
+            1.. => {}
+            _ => return Some(Link::Unreadable),
+        }
+        // SAFETY: as above, and `info` is a valid place to write to.
         if unsafe { h5l::H5Lget_info1(group.id(), name.as_ptr(), &raw mut info, h5p::H5P_DEFAULT) } < 0 {
-            return None;
+            return Some(Link::Unreadable);
         }
         match info.type_ {
             h5l::H5L_type_t::H5L_TYPE_HARD => return Some(Link::Hard),

@@ -92,5 +92,5 @@ pub fn registry(name: &str) -> Option<&'static dyn Technique> {
 
 /// Every technique in this build.
 pub fn all() -> &'static [&'static dyn Technique] {
-    &[]
+    &[&tomography::Tomography]
 }
