@@ -36,7 +36,10 @@ impl Kernel {
     pub(crate) fn new(oversampling: f64) -> Self {
         let w = WIDTH as f64;
         let beta = PI * ((w / oversampling * (oversampling - 0.5)).powi(2) - 0.8).sqrt();
-        let mut kernel = Self { beta, table: Vec::new() };
+        let mut kernel = Self {
+            beta,
+            table: Vec::new(),
+        };
         kernel.table = (0..=STEPS)
             .map(|i| {
                 let first = i as f64 / STEPS as f64 - w / 2.0;
@@ -52,7 +55,11 @@ impl Kernel {
     /// `φ(u)`, `u` in grid cells.
     pub(crate) fn value(&self, u: f64) -> f64 {
         let x = 2.0 * u / WIDTH as f64;
-        if x.abs() > 1.0 { 0.0 } else { bessel_i0(self.beta * (1.0 - x * x).sqrt()) / bessel_i0(self.beta) }
+        if x.abs() > 1.0 {
+            0.0
+        } else {
+            bessel_i0(self.beta * (1.0 - x * x).sqrt()) / bessel_i0(self.beta)
+        }
     }
 
     /// `φ̂(s)`, `s` in cycles per grid cell.
@@ -112,7 +119,11 @@ mod tests {
                 * 2.0
                 * half
                 / n as f64;
-            assert!((integral - kernel.transform(s)).abs() < 1e-6, "{s}: {integral} {}", kernel.transform(s));
+            assert!(
+                (integral - kernel.transform(s)).abs() < 1e-6,
+                "{s}: {integral} {}",
+                kernel.transform(s)
+            );
         }
     }
 
@@ -124,7 +135,10 @@ mod tests {
             let weights = kernel.weights(fraction);
             for (k, weight) in weights.iter().enumerate() {
                 let exact = kernel.value(f64::from(fraction) - WIDTH as f64 / 2.0 + k as f64);
-                assert!((f64::from(*weight) - exact).abs() < 2e-6, "{fraction} tap {k}: {weight} vs {exact}");
+                assert!(
+                    (f64::from(*weight) - exact).abs() < 2e-6,
+                    "{fraction} tap {k}: {weight} vs {exact}"
+                );
             }
         }
     }
