@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use beampilot::technique::tomography::filter::Filter;
 use beampilot::technique::tomography::gridding::{Geometry, Plan};
-use beampilot::technique::tomography::{convention, direct, mask, phantom};
+use beampilot::technique::tomography::{convention, direct, mask, phantom, stripe};
 use ndarray::{Array2, Array3, ArrayView2, Axis};
 use serde_json::json;
 
@@ -145,6 +145,11 @@ fn main() {
                 dump(folder.join(format!("{size}-sinogram.f32")), &sinogram);
                 dump(folder.join(format!("{size}-truth.f32")), &truth);
             }
+        }
+        if let Some(folder) = &folder {
+            let mut even = sinogram.clone();
+            stripe::remove(even.view_mut(), &stripe::Stripe::default()).expect("valid settings");
+            dump(folder.join(format!("{size}-stripe.f32")), &even);
         }
         let geometry = Geometry::new(size, &angles);
         let plan = Plan::new(&geometry).expect("a valid geometry");

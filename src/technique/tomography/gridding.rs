@@ -4,9 +4,9 @@
 //! `f(x, y) = Σ_θ w_θ (1/P) Σ_m H_m S_θ(m) e^{2πi m (x cos θ + y sin θ + c)/P}` with `S_θ(m)` the discrete Fourier transform
 //! of a row padded to `P ≥ 2N`, `H` the filter ([`super::filter`]), `w` the angular weights ([`super::quadrature`]) and `c`
 //! the centre. This *is* filtered back-projection with rows interpolated without error; the double sum is evaluated as a
-//! non-uniform Fourier transform (O'Sullivan, IEEE Trans. Med. Imaging 4, 200 (1985), and Jackson et al. 1991 for the
-//! kernel): each sample at frequency `m/P (cos θ, sin θ)` is spread with a Kaiser–Bessel kernel of [`WIDTH`]² taps onto a
-//! Cartesian grid of `M ≥ 1.5 N` cells, an inverse two-dimensional transform follows, and the image is divided by the
+//! non-uniform Fourier transform (O'Sullivan, IEEE Trans. Med. Imaging 4, 200 (1985), and the references of the
+//! kernel): each sample at frequency `m/P (cos θ, sin θ)` is spread with a kernel of 4² taps ([`super::kernel`]) onto a
+//! Cartesian grid of `M ≥ 1.5 N` cells (`N` the wider of row and image), an inverse two-dimensional transform follows, and the image is divided by the
 //! kernel's transform. The row `m = ±P/2` (Nyquist) is split evenly between both signs, as real interpolation needs.
 //!
 //! Slices are real, so two share one complex grid, and pairs lie in SIMD lanes: a batch is 16, 8 or 2 slices. A batch is one
@@ -163,7 +163,10 @@ impl Plan {
     pub fn new(geometry: &Geometry<'_>) -> Result<Self, TomographyError> {
         geometry.check()?;
         let (padded, size) = (geometry.padded(), geometry.size);
-        let grid = good_length(size + size.div_ceil(2));
+        // Where an image shows a part of the object only, the rest of the field folds back from the grid's ends: the wider
+        // of the two decides.
+        let field = size.max(geometry.columns);
+        let grid = good_length(field + field.div_ceil(2));
         let middle = convention::middle(size);
         let half_pixel = (size / 2) as f64 - middle;
         let rays = quadrature::directions(geometry.angles)

@@ -54,6 +54,7 @@ fn agrees_with_the_direct_sum_off_centre_at_odd_sizes_and_other_angles() {
         (&both_ends, 101, 101, 50.0, Padding::Zero),
         (&both_ends, 100, 131, 49.25, Padding::Zero),
         (&negated, 90, 64, 40.0, Padding::Edge),
+        (&both_ends, 100, 100, 49.0, Padding::Edge),
     ] {
         let geometry = Geometry {
             centre,
