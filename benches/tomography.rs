@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use beampilot::technique::tomography::filter::Filter;
 use beampilot::technique::tomography::gridding::{Geometry, Plan};
-use beampilot::technique::tomography::{convention, direct, mask, phantom};
+use beampilot::technique::tomography::{convention, direct, mask, phantom, stripe};
 use ndarray::{Array2, Array3, ArrayView2, Axis};
 use serde_json::json;
 
@@ -38,7 +38,11 @@ fn peak_flops() -> f64 {
             let x = 1.0 + i as f32 * 1e-12;
             for v in &mut a {
                 for l in v {
-                    *l = if FMA { l.mul_add(0.999_999, x) } else { *l * 0.999_999 + x };
+                    *l = if FMA {
+                        l.mul_add(0.999_999, x)
+                    } else {
+                        *l * 0.999_999 + x
+                    };
                 }
             }
         }
@@ -89,17 +93,30 @@ fn dump(path: PathBuf, data: &Array2<f32>) {
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let has = |flag: &str| arguments.iter().any(|a| a == flag);
-    let folder = arguments.iter().position(|a| a == "--dump").and_then(|i| arguments.get(i + 1)).map(PathBuf::from);
+    let folder = arguments
+        .iter()
+        .position(|a| a == "--dump")
+        .and_then(|i| arguments.get(i + 1))
+        .map(PathBuf::from);
     let (json, quick) = (has("--json"), has("--quick"));
     let threads = rayon::current_num_threads();
     let (flops_peak, bandwidth) = (peak_flops(), copy_bandwidth());
     if !json {
-        println!("{threads} threads; one thread: peak {:.1} GFLOP/s, copy {:.1} GB/s", flops_peak / 1e9, bandwidth / 1e9);
+        println!(
+            "{threads} threads; one thread: peak {:.1} GFLOP/s, copy {:.1} GB/s",
+            flops_peak / 1e9,
+            bandwidth / 1e9
+        );
     }
-    let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a pool of one thread");
+    let one = rayon::ThreadPoolBuilder::new()
+        .num_threads(1)
+        .build()
+        .expect("a pool of one thread");
     let mut report = Vec::new();
     for (size, turns) in [(512, 720), (1024, 1024)] {
-        let angles: Vec<f64> = (0..turns).map(|i| i as f64 * std::f64::consts::PI / turns as f64).collect();
+        let angles: Vec<f64> = (0..turns)
+            .map(|i| i as f64 * std::f64::consts::PI / turns as f64)
+            .collect();
         let ellipses = phantom::ellipses();
         let sinogram = phantom::sinogram(&ellipses, size, size, &angles, convention::middle(size));
         let truth = phantom::truth(&ellipses, size);
@@ -110,11 +127,18 @@ fn main() {
             all
         };
         for filter in Filter::ALL {
-            let plan = Plan::new(&Geometry { filter, ..Geometry::new(size, &angles) }).expect("a valid geometry");
+            let plan = Plan::new(&Geometry {
+                filter,
+                ..Geometry::new(size, &angles)
+            })
+            .expect("a valid geometry");
             let mut image = plan.reconstruct(stack(1).view()).expect("planned shapes");
             mask::circle(image.view_mut(), 1.0, 0.0);
             let image = image.index_axis_move(Axis(0), 0);
-            errors.insert(filter.name().into(), json!(relative_l2(image.view(), truth.view())));
+            errors.insert(
+                filter.name().into(),
+                json!(relative_l2(image.view(), truth.view())),
+            );
             if let Some(folder) = &folder {
                 std::fs::create_dir_all(folder).expect("a writable folder");
                 dump(folder.join(format!("{size}-{filter}.f32")), &image);
@@ -122,18 +146,35 @@ fn main() {
                 dump(folder.join(format!("{size}-truth.f32")), &truth);
             }
         }
+        if let Some(folder) = &folder {
+            let mut even = sinogram.clone();
+            stripe::remove(even.view_mut(), &stripe::Stripe::default()).expect("valid settings");
+            dump(folder.join(format!("{size}-stripe.f32")), &even);
+        }
         let geometry = Geometry::new(size, &angles);
         let plan = Plan::new(&geometry).expect("a valid geometry");
         let planning = best(2, || drop(std::hint::black_box(Plan::new(&geometry))));
         let cost = plan.cost();
         let mut timings = Vec::new();
         let floor = (cost.flops / flops_peak).max(cost.bytes / bandwidth);
-        for (used, slices) in [(1, 16), (threads, 16 * threads), (threads, threads), (threads, 1)] {
+        for (used, slices) in [
+            (1, 16),
+            (threads, 16 * threads),
+            (threads, threads),
+            (threads, 1),
+        ] {
             let data = stack(slices);
             let mut images = Array3::zeros((slices, size, size));
-            let mut run = || plan.reconstruct_into(data.view(), images.view_mut()).expect("planned shapes");
+            let mut run = || {
+                plan.reconstruct_into(data.view(), images.view_mut())
+                    .expect("planned shapes")
+            };
             let runs = if quick { 1 } else { 5 };
-            let seconds = if used == 1 { one.install(|| best(runs, &mut run)) } else { best(runs, &mut run) };
+            let seconds = if used == 1 {
+                one.install(|| best(runs, &mut run))
+            } else {
+                best(runs, &mut run)
+            };
             let slice = seconds / slices as f64;
             let core = slice * used as f64;
             timings.push(json!({
@@ -144,22 +185,32 @@ fn main() {
             if !json {
                 println!(
                     "{size}² × {turns}: {slices:3} slices on {used} threads: {:7.2} ms/slice, {:5.1} GFLOP/s and {:5.2} GB/s a thread, {:.2} × floor",
-                    slice * 1e3, cost.flops / core / 1e9, cost.bytes / core / 1e9, core / floor
+                    slice * 1e3,
+                    cost.flops / core / 1e9,
+                    cost.bytes / core / 1e9,
+                    core / floor
                 );
             }
         }
         let difference = (!quick && size == 512).then(|| {
-            let mut slow = direct::reconstruct(stack(1).view(), &geometry, 16).expect("planned shapes");
+            let mut slow =
+                direct::reconstruct(stack(1).view(), &geometry, 16).expect("planned shapes");
             let mut fast = plan.reconstruct(stack(1).view()).expect("planned shapes");
             mask::circle(slow.view_mut(), 1.0, 0.0);
             mask::circle(fast.view_mut(), 1.0, 0.0);
             relative_l2(fast.index_axis(Axis(0), 0), slow.index_axis(Axis(0), 0))
         });
         if !json {
-            println!("  errors against the phantom: {}", serde_json::Value::from(errors.clone()));
+            println!(
+                "  errors against the phantom: {}",
+                serde_json::Value::from(errors.clone())
+            );
             println!(
                 "  against direct: {difference:?}; {:.1} MFLOP and {:.1} MB a slice; plan {:.1} ms; scratch {:.0} MB a thread",
-                cost.flops / 1e6, cost.bytes / 1e6, planning * 1e3, plan.scratch_bytes(1) as f64 / 1e6
+                cost.flops / 1e6,
+                cost.bytes / 1e6,
+                planning * 1e3,
+                plan.scratch_bytes(1) as f64 / 1e6
             );
         }
         report.push(json!({

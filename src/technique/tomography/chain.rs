@@ -9,7 +9,7 @@
 use super::error::TomographyError;
 use super::normalize::{self, Flat};
 use super::recipe::Recipe;
-use super::stripe;
+use super::stripe::{self, Stripe};
 use super::zinger;
 use crate::technique::Fault;
 use ndarray::parallel::prelude::*;
@@ -121,9 +121,20 @@ pub fn line_integrals(raw: RawRows, recipe: &Recipe) -> Result<(Integrals, Repai
     if let Some(options) = recipe.stripe {
         let mut view = data.slice_mut(s![.., margin.0..rows - margin.1, ..]);
         view.swap_axes(0, 1);
-        stripe::remove_slab(view, &options).map_err(refused)?;
+        stripe::remove_slab(view, &fitted(options, columns)).map_err(refused)?;
     }
     Ok((Integrals { data, margin }, repaired))
+}
+
+/// Stripe windows that suit a detector: a window that is not small against the row takes the sample for a stripe.
+///
+/// At most an eighth of the columns for large stripes and a 24th for small ones, so that the usual 61 and 21 stay from
+/// 504 columns on. Measured on a phantom 192 pixels wide: relative error 0.45 with 61 and 21, 0.13 with 23 and 7, 0.14
+/// without stripe removal.
+#[must_use]
+pub fn fitted(stripe: Stripe, columns: usize) -> Stripe {
+    let odd = |n: usize| if n % 2 == 1 { n } else { n.saturating_sub(1) }.max(3);
+    Stripe { large: stripe.large.min(odd(columns / 8)), small: stripe.small.min(odd(columns / 24)), ..stripe }
 }
 
 fn non_finite(data: &Array3<f32>) -> u64 {

@@ -36,7 +36,9 @@ pub enum TomographyError {
         expected: &'static str,
     },
     /// A filter name that is not known.
-    #[error("no filter is called {got:?}; there are ramp, shepp-logan, cosine, hann, hamming, parzen")]
+    #[error(
+        "no filter is called {got:?}; there are ramp, shepp-logan, cosine, hann, hamming, parzen"
+    )]
     Filter {
         /// The name as given.
         got: String,
@@ -53,6 +55,10 @@ pub(crate) fn check(
     if got.is_finite() && ok(got) {
         Ok(())
     } else {
-        Err(TomographyError::Value { what, got, expected })
+        Err(TomographyError::Value {
+            what,
+            got,
+            expected,
+        })
     }
 }

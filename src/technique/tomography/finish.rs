@@ -8,7 +8,7 @@
 //!   volume is at most [`PLAIN_BYTES`]. They are removed only after the plain file is synced and has its name.
 //! - The result lists every file of the bundle with its hash.
 
-use super::chain::Repaired;
+use super::chain::{Repaired, fitted};
 use super::compute::Axial;
 use super::recipe::Recipe;
 use super::tasks::SlabNote;
@@ -73,7 +73,7 @@ pub(crate) fn store(
     sweep(staging, &files)?;
     files.sort_by(|a, b| a.path.cmp(&b.path));
     let carry = serde_json::json!({
-        "parameters": parameters(recipe, &axial, pixel_size_cm),
+        "parameters": parameters(recipe, &axial, pixel_size_cm, shape[2]),
         "acquisition": acquisition,
         "output": {
             "file": RESULT,
@@ -89,7 +89,7 @@ pub(crate) fn store(
     Ok(TaskOutput { files, carry: carry.to_string(), ..TaskOutput::default() })
 }
 
-fn parameters(recipe: &Recipe, axial: &Axial, pixel_size_cm: Option<f64>) -> serde_json::Value {
+fn parameters(recipe: &Recipe, axial: &Axial, pixel_size_cm: Option<f64>, columns: usize) -> serde_json::Value {
     let mut all = serde_json::to_value(recipe).unwrap_or_default();
     if let Some(map) = all.as_object_mut() {
         map.insert("rotation_center_px".into(), axial.rotation_center_px.into());
@@ -97,6 +97,7 @@ fn parameters(recipe: &Recipe, axial: &Axial, pixel_size_cm: Option<f64>) -> ser
         map.insert("rotation_center_rows".into(), serde_json::json!(axial.rows));
         map.insert("warnings".into(), serde_json::json!(axial.warnings));
         map.insert("pixel_size_cm".into(), pixel_size_cm.into());
+        map.insert("stripe_used".into(), serde_json::json!(recipe.stripe.map(|s| fitted(s, columns))));
     }
     all
 }
