@@ -66,6 +66,22 @@ def tomopy_gridrec(sinogram, angles, size):
     return tomopy.recon(sinogram[:, None, :], angles, center=size / 2, algorithm="gridrec", filter_name="ramlak")[0]
 
 
+def compare_stripes(folder, size, turns):
+    """Stripe removal by algotom and by us on the same striped sinogram: error of each, difference, time."""
+    try:
+        import algotom.prep.removal as removal
+    except ImportError as missing:
+        print(f"  stripes: algotom not installed ({missing})")
+        return
+    clean = np.fromfile(f"{folder}/{size}-sinogram.f32", "<f4").reshape(turns, size) + 20
+    striped = np.fromfile(f"{folder}/{size}-striped.f32", "<f4").reshape(turns, size)
+    ours = np.fromfile(f"{folder}/{size}-stripe.f32", "<f4").reshape(turns, size)
+    theirs, ms = timed(lambda: removal.remove_all_stripe(striped.copy(), snr=3.0, la_size=61, sm_size=21), 1)
+    norm = np.linalg.norm(clean)
+    print(f"  stripes: before {np.linalg.norm(striped - clean) / norm:.5f}, algotom {np.linalg.norm(theirs - clean) / norm:.5f}"
+          f" ({ms:.0f} ms), ours {np.linalg.norm(ours - clean) / norm:.5f}, difference {np.linalg.norm(ours - theirs) / norm:.5f}")
+
+
 def main(folder):
     """Compares every peer that imports, for both sizes."""
     for size, turns in [(512, 720), (1024, 1024)]:
@@ -100,6 +116,7 @@ def main(folder):
             ours = error(image, truth, inside)
             ratio = "" if reference is None else f"  {ours / reference:.3f} × ASTRA ram-lak"
             print(f"  ours {name:15} error {ours:.4f}{ratio}")
+        compare_stripes(folder, size, turns)
 
 
 if __name__ == "__main__":

@@ -45,9 +45,11 @@ fn a_narrow_detector_limits_the_range_and_an_edge_is_reported() {
     let sinogram = phantom::sinogram(&phantom::ellipses(), 40, 48, &angles, 22.0);
     let found = vo(sinogram.view(), &Search::default()).unwrap();
     assert!((found.center - 22.0).abs() <= 0.25, "{}", found.center);
+    let angles = angles_of(180);
+    let sinogram = phantom::sinogram(&phantom::ellipses(), 180, 256, &angles, 120.3);
     let aside = Search {
-        around: Some(30.0),
-        range: 3.0,
+        around: Some(123.0),
+        range: 2.0,
         ..Search::default()
     };
     assert!(vo(sinogram.view(), &aside).unwrap().at_edge);

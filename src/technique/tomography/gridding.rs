@@ -6,8 +6,8 @@
 //! the centre. This *is* filtered back-projection with rows interpolated without error; the double sum is evaluated as a
 //! non-uniform Fourier transform (O'Sullivan, IEEE Trans. Med. Imaging 4, 200 (1985), and the references of the
 //! kernel): each sample at frequency `m/P (cos θ, sin θ)` is spread with a kernel of 4² taps ([`super::kernel`]) onto a
-//! Cartesian grid of `M ≥ 1.5 N` cells (`N` the wider of row and image), an inverse two-dimensional transform follows, and the image is divided by the
-//! kernel's transform. The row `m = ±P/2` (Nyquist) is split evenly between both signs, as real interpolation needs.
+//! Cartesian grid of `M ≥ 1.5 N` cells (2 N with [`Padding::Edge`]; `N` the wider of row and image), an inverse
+//! two-dimensional transform follows, and the image is divided by the kernel's transform. The row `m = ±P/2` (Nyquist) is split evenly between both signs, as real interpolation needs.
 //!
 //! Slices are real, so two share one complex grid, and pairs lie in SIMD lanes: a batch is 16, 8 or 2 slices. A batch is one
 //! task of the current rayon pool, so no two threads write the same grid. The result is bitwise repeatable for equal batch
@@ -108,6 +108,9 @@ impl<'a> Geometry<'a> {
     }
 }
 
+/// Buffers that wait for the next batch.
+type Pool<V> = Mutex<Vec<Scratch<V>>>;
+
 /// One angle as the hot loop needs it.
 pub(super) struct Ray {
     pub(super) index: usize,
@@ -136,11 +139,7 @@ pub struct Plan {
     pub(super) row_fft: LaneFft,
     pub(super) grid_fft: LaneFft,
     isa: Isa,
-    pools: (
-        Mutex<Vec<Scratch<V1>>>,
-        Mutex<Vec<Scratch<V4>>>,
-        Mutex<Vec<Scratch<V8>>>,
-    ),
+    pools: (Pool<V1>, Pool<V4>, Pool<V8>),
 }
 
 /// Arithmetic and memory traffic of one slice, counted from the algorithm for a full batch of sixteen.
@@ -163,10 +162,13 @@ impl Plan {
     pub fn new(geometry: &Geometry<'_>) -> Result<Self, TomographyError> {
         geometry.check()?;
         let (padded, size) = (geometry.padded(), geometry.size);
-        // Where an image shows a part of the object only, the rest of the field folds back from the grid's ends: the wider
-        // of the two decides.
+        // What the image does not show of the field folds back from the grid's ends, damped by the kernel: the wider of the
+        // two decides, and in a region of interest, where the field ends in what is not zero, a wider grid damps it more.
         let field = size.max(geometry.columns);
-        let grid = good_length(field + field.div_ceil(2));
+        let grid = match geometry.padding {
+            Padding::Zero => good_length(field + field.div_ceil(2)),
+            Padding::Edge => good_length(2 * field),
+        };
         let middle = convention::middle(size);
         let half_pixel = (size / 2) as f64 - middle;
         let rays = quadrature::directions(geometry.angles)
@@ -275,7 +277,7 @@ impl Plan {
 
     fn batches<V: Lane>(
         &self,
-        pool: &Mutex<Vec<Scratch<V>>>,
+        pool: &Pool<V>,
         sinograms: ArrayView3<'_, f32>,
         mut images: ArrayViewMut3<'_, f32>,
     ) {

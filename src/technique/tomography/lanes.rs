@@ -180,7 +180,7 @@ pub(crate) struct LaneFft {
     stages: Vec<Stage>,
 }
 
-/// The least even `2^a 3^b 5^c` that is at least `least`, with an even exponent of 2 preferred by nobody: just the least.
+/// The least even `2^a 3^b 5^c` that is at least `least`.
 pub(crate) fn good_length(least: usize) -> usize {
     let mut n = least.max(2).next_multiple_of(2);
     while remainder(n) != 1 {
@@ -500,7 +500,7 @@ mod tests {
         assert_eq!(good_length(769), 800);
         for n in 1..2000 {
             let g = good_length(n);
-            assert!(g >= n && g % 2 == 0 && remainder(g) == 1);
+            assert!(g >= n && g.is_multiple_of(2) && remainder(g) == 1);
         }
     }
 }

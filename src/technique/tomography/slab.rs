@@ -175,8 +175,12 @@ pub fn bytes_per_row(angles: usize, columns: usize) -> usize {
 
 /// Bytes a slab needs whatever its rows: the gridding scratch of `threads` threads.
 #[must_use]
-pub fn fixed_bytes(columns: usize, threads: usize) -> usize {
-    let edge = columns + columns.div_ceil(2) + 64;
+pub fn fixed_bytes(columns: usize, threads: usize, padding: Padding) -> usize {
+    let edge = 64
+        + match padding {
+            Padding::Zero => columns + columns.div_ceil(2),
+            Padding::Edge => 2 * columns,
+        };
     threads * 64 * (edge * edge + 12 * columns)
 }
 
@@ -291,7 +295,7 @@ mod tests {
             let angles = half_turn(100);
             let chain = Chain::new(columns, &angles, 30.0, Options::default()).unwrap();
             let held = chain.plan().scratch_bytes(3);
-            let said = fixed_bytes(columns, 3);
+            let said = fixed_bytes(columns, 3, Padding::Zero);
             assert!(
                 said as f64 >= 0.95 * held as f64 && said < 4 * held,
                 "{columns}: {said} {held}"
