@@ -206,7 +206,10 @@ enum Link {
     Unreadable,
     Hard,
     Soft(String),
-    External { file: String, object: String },
+    External {
+        file: String,
+        object: String,
+    },
     Other,
 }
 

@@ -94,8 +94,7 @@ fn body<V: Lane, const FMA: bool>(
     scratch.grid.fill(Cell::ZERO);
     for ray in &plan.rays {
         load(plan, rows.index_axis(Axis(1), ray.index), &mut scratch.row);
-        plan.row_fft
-            .process::<V, FMA>(&mut scratch.row, &mut scratch.row_work);
+        plan.row_fft.process::<V, FMA>(&mut scratch.row, &mut scratch.row_work);
         spread::<V, FMA>(plan, ray, &scratch.row, &mut scratch.grid);
     }
     fold(plan.grid, &mut scratch.grid);
@@ -111,26 +110,17 @@ fn load<V: Lane>(plan: &Plan, rows: ndarray::ArrayView2<'_, f32>, line: &mut [Ce
     for (i, row) in rows.outer_iter().enumerate() {
         let (lane, imaginary) = (i / 2, i % 2 == 1);
         let put = |cell: &mut Cell<V>, value: f32| {
-            let part = if imaginary {
-                &mut cell.im
-            } else {
-                &mut cell.re
-            };
+            let part = if imaginary { &mut cell.im } else { &mut cell.re };
             part.as_mut_slice()[lane] = value;
         };
         match row.as_slice() {
             Some(row) => line.iter_mut().zip(row).for_each(|(cell, &v)| put(cell, v)),
-            None => line
-                .iter_mut()
-                .zip(row.iter())
-                .for_each(|(cell, &v)| put(cell, v)),
+            None => line.iter_mut().zip(row.iter()).for_each(|(cell, &v)| put(cell, v)),
         }
         if plan.padding == Padding::Edge {
             // The row is periodic in the padded length: its right half of the pad continues the right end, the rest the left.
             let split = n + (plan.padded - n) / 2;
-            line[n..split]
-                .iter_mut()
-                .for_each(|cell| put(cell, row[n - 1]));
+            line[n..split].iter_mut().for_each(|cell| put(cell, row[n - 1]));
             line[split..].iter_mut().for_each(|cell| put(cell, row[0]));
         }
     }
@@ -138,12 +128,7 @@ fn load<V: Lane>(plan: &Plan, rows: ndarray::ArrayView2<'_, f32>, line: &mut [Ce
 
 /// Filters one transformed row and spreads its samples onto the grid.
 #[inline(always)]
-fn spread<V: Lane, const FMA: bool>(
-    plan: &Plan,
-    ray: &Ray,
-    line: &[Cell<V>],
-    grid: &mut [Cell<V>],
-) {
+fn spread<V: Lane, const FMA: bool>(plan: &Plan, ray: &Ray, line: &[Cell<V>], grid: &mut [Cell<V>]) {
     let edge = plan.grid + 2 * HALO;
     let middle = (plan.grid / 2 + HALO) as f64;
     let step = plan.grid as f64 / plan.padded as f64;
@@ -202,11 +187,7 @@ fn add_sample<V: Lane, const FMA: bool>(
 #[inline(always)]
 fn fold<V: Lane>(grid_edge: usize, grid: &mut [Cell<V>]) {
     let edge = grid_edge + 2 * HALO;
-    let halo = || {
-        (0..HALO)
-            .map(|h| (h, h + grid_edge))
-            .chain((0..HALO).map(|h| (HALO + grid_edge + h, HALO + h)))
-    };
+    let halo = || (0..HALO).map(|h| (h, h + grid_edge)).chain((0..HALO).map(|h| (HALO + grid_edge + h, HALO + h)));
     for (from, to) in halo() {
         for column in 0..edge {
             grid[to * edge + column] = grid[to * edge + column].add(grid[from * edge + column]);
@@ -232,8 +213,7 @@ fn transform_columns<V: Lane, const FMA: bool>(plan: &Plan, scratch: &mut Scratc
             }
         }
         for column in scratch.columns.chunks_exact_mut(m).take(together) {
-            plan.grid_fft
-                .process::<V, FMA>(column, &mut scratch.column_work);
+            plan.grid_fft.process::<V, FMA>(column, &mut scratch.column_work);
         }
         for (i, &factor) in plan.deapodise.iter().enumerate() {
             let k = image_index(i, plan);
@@ -249,11 +229,7 @@ fn transform_columns<V: Lane, const FMA: bool>(plan: &Plan, scratch: &mut Scratc
 #[inline(always)]
 fn image_index(i: usize, plan: &Plan) -> usize {
     let half = plan.size / 2;
-    if i >= half {
-        i - half
-    } else {
-        plan.grid + i - half
-    }
+    if i >= half { i - half } else { plan.grid + i - half }
 }
 
 /// Transforms the image's rows and writes them out.
@@ -266,8 +242,7 @@ fn transform_rows<V: Lane, const FMA: bool>(
     let (m, edge) = (plan.grid, plan.grid + 2 * HALO);
     for iy in 0..plan.size {
         let line = &mut scratch.grid[(HALO + iy) * edge + HALO..][..m];
-        plan.grid_fft
-            .process::<V, FMA>(line, &mut scratch.column_work);
+        plan.grid_fft.process::<V, FMA>(line, &mut scratch.column_work);
         for (slice, mut image) in images.outer_iter_mut().enumerate() {
             let (lane, imaginary) = (slice / 2, slice % 2 == 1);
             let mut out = image.index_axis_mut(Axis(0), iy);

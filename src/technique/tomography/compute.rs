@@ -78,8 +78,9 @@ fn search(shared: &Shared<'_>, sinograms: &[(usize, String, Array2<f32>)]) -> Re
         }
         let range = shared.recipe.center_search.min(sinogram.ncols() as f64 / 2.0);
         let options = Search { range: range.max(1.0), ..Search::default() };
-        let estimate = center::vo(sinogram.slice(s![..half, ..]), &options)
-            .map_err(|e| Fault::Input(format!("{at}: row {row}: the rotation axis cannot be found: {e}; set center in the recipe")))?;
+        let estimate = center::vo(sinogram.slice(s![..half, ..]), &options).map_err(|e| {
+            Fault::Input(format!("{at}: row {row}: the rotation axis cannot be found: {e}; set center in the recipe"))
+        })?;
         found.push((*row, estimate));
     }
     // Rows without a clear minimum (air, beam edge) have no vote, unless there are no others.

@@ -4,6 +4,7 @@
 //! Slabs are runs of detector rows: at least three per worker, so that reading, computing and writing overlap, but
 //! large enough to keep an executor's threads busy, and never larger than a task's memory.
 
+use super::gridding::Padding;
 use super::load::Opened;
 use super::recipe::{Algorithm, Recipe};
 use super::slab;
@@ -56,9 +57,9 @@ pub struct Footprint {
 
 /// Memory of a slab of a scan with these sizes; `calibrations`: flats and darks.
 #[must_use]
-pub fn footprint(angles: usize, calibrations: usize, columns: usize, threads: usize) -> Footprint {
+pub fn footprint(angles: usize, calibrations: usize, columns: usize, threads: usize, padding: Padding) -> Footprint {
     let per_row = slab::bytes_per_row(angles, columns) + 4 * calibrations * columns;
-    Footprint { per_row: per_row as u64, fixed: slab::fixed_bytes(columns, threads) as u64 }
+    Footprint { per_row: per_row as u64, fixed: slab::fixed_bytes(columns, threads, padding) as u64 }
 }
 
 /// Rows of each slab.
@@ -103,7 +104,7 @@ pub(crate) fn plan(opened: &Opened, recipe: &Recipe, resources: &Resources) -> R
     let header = &opened.source.header;
     let (angles, rows, columns) = (header.projections(), header.rows, header.columns);
     let calibrations = header.flats_before + header.flats_after + header.darks;
-    let mut foot = footprint(angles, calibrations, columns, resources.threads as usize);
+    let mut foot = footprint(angles, calibrations, columns, resources.threads as usize, recipe.padding);
     if recipe.algorithm == Algorithm::Direct {
         // Rows upsampled sixteen times in double precision.
         foot.per_row += 8 * 16 * 2 * (angles * columns) as u64;
@@ -125,8 +126,11 @@ pub(crate) fn plan(opened: &Opened, recipe: &Recipe, resources: &Resources) -> R
     } else {
         None
     };
-    let finish =
-        Work::Finish { shape: [rows, columns, columns], slabs: slabs.len(), acquisition: acquisition(opened).to_string() };
+    let finish = Work::Finish {
+        shape: [rows, columns, columns],
+        slabs: slabs.len(),
+        acquisition: acquisition(opened).to_string(),
+    };
     Ok(Plan {
         preview,
         stages: vec![
@@ -171,7 +175,10 @@ mod tests {
     fn rows_for_the_centre_exist_and_differ() {
         for rows in [1, 2, 3, 5, 7, 100, 2048] {
             let picked = center_rows(rows);
-            assert!(!picked.is_empty() && picked.len() <= CENTER_ROWS && picked.iter().all(|&r| r < rows), "{rows} {picked:?}");
+            assert!(
+                !picked.is_empty() && picked.len() <= CENTER_ROWS && picked.iter().all(|&r| r < rows),
+                "{rows} {picked:?}"
+            );
             assert!(picked.windows(2).all(|w| w[0] < w[1]));
         }
     }
@@ -182,7 +189,7 @@ mod tests {
             rows in 1usize..5000, columns in 2usize..4096, angles in 2usize..4000,
             workers in 1u32..300, threads in 1u32..65, memory_gib in 1u64..256,
         ) {
-            let foot = footprint(angles, 100, columns, threads as usize);
+            let foot = footprint(angles, 100, columns, threads as usize, Padding::Edge);
             let resources = Resources { workers, threads, task_memory: memory_gib << 30 };
             if let Ok(slabs) = cut(rows, foot, &resources) {
                 let mut next = 0;

@@ -43,10 +43,8 @@ fn reduced(image: ArrayView2<'_, f32>) -> Array2<f32> {
     let factor = |n: usize| n.div_ceil(EDGE).max(1);
     let (fy, fx) = (factor(image.nrows()), factor(image.ncols()));
     Array2::from_shape_fn((image.nrows().div_ceil(fy), image.ncols().div_ceil(fx)), |(y, x)| {
-        let block = image.slice(ndarray::s![
-            y * fy..((y + 1) * fy).min(image.nrows()),
-            x * fx..((x + 1) * fx).min(image.ncols())
-        ]);
+        let block = image
+            .slice(ndarray::s![y * fy..((y + 1) * fy).min(image.nrows()), x * fx..((x + 1) * fx).min(image.ncols())]);
         block.sum() / block.len() as f32
     })
 }

@@ -185,7 +185,12 @@ fn error(key: &str, problem: impl Into<String>, remedy: impl Into<String>) -> Re
 
 /// The nearest of some words, when it is near enough to be meant.
 fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
-    known.iter().map(|k| (strsim::jaro_winkler(word, k), *k)).filter(|m| m.0 > 0.7).max_by(|a, b| a.0.total_cmp(&b.0)).map(|m| m.1)
+    known
+        .iter()
+        .map(|k| (strsim::jaro_winkler(word, k), *k))
+        .filter(|m| m.0 > 0.7)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|m| m.1)
 }
 
 fn known_keys(prefix: &str, table: &Table, known: &[&str]) -> Result<(), RecipeError> {
@@ -223,7 +228,9 @@ fn number(key: &str, value: &Value, low: f64, high: f64) -> Result<f64, RecipeEr
     let n = match value {
         Value::Integer(i) => *i as f64,
         Value::Float(f) => *f,
-        other => return Err(error(key, format!("{other} is no number"), format!("write a number from {low} to {high}"))),
+        other => {
+            return Err(error(key, format!("{other} is no number"), format!("write a number from {low} to {high}")));
+        }
     };
     if n.is_finite() && (low..=high).contains(&n) {
         Ok(n)
@@ -234,7 +241,11 @@ fn number(key: &str, value: &Value, low: f64, high: f64) -> Result<f64, RecipeEr
 
 fn odd(key: &str, value: &Value, low: f64, high: f64) -> Result<usize, RecipeError> {
     let n = number(key, value, low, high)?;
-    if n % 2.0 == 1.0 { Ok(n as usize) } else { Err(error(key, format!("{n} is not odd"), "write an odd whole number")) }
+    if n % 2.0 == 1.0 {
+        Ok(n as usize)
+    } else {
+        Err(error(key, format!("{n} is not odd"), "write an odd whole number"))
+    }
 }
 
 fn center(value: &Value) -> Result<Center, RecipeError> {
@@ -291,7 +302,11 @@ fn stripe(value: &Value) -> Result<Option<Stripe>, RecipeError> {
 
 fn angle_rule(value: &Value) -> Result<AngleRule, RecipeError> {
     let Value::Table(table) = value else {
-        return Err(error("angles", format!("{value} is no table"), "write { start = 0, range = 180, endpoint = false }"));
+        return Err(error(
+            "angles",
+            format!("{value} is no table"),
+            "write { start = 0, range = 180, endpoint = false }",
+        ));
     };
     known_keys("angles.", table, &["start", "range", "endpoint"])?;
     let start = table.get("start").map_or(Ok(0.0), |v| number("angles.start", v, -1e5, 1e5))?;

@@ -146,7 +146,9 @@ fn check(o: &SynthOptions) -> Result<(), Fault> {
     }
     let numbers = [o.range_deg, o.center.unwrap_or(0.0), o.photons.unwrap_or(1.0), o.rings, o.pixel_size_um];
     if numbers.iter().any(|n| !n.is_finite()) || o.photons.is_some_and(|p| p <= 0.0) || o.pixel_size_um <= 0.0 {
-        return Err(Fault::Input("range, center, noise, rings and pixel size must be finite, the last positive".into()));
+        return Err(Fault::Input(
+            "range, center, noise, rings and pixel size must be finite, the last positive".into(),
+        ));
     }
     Ok(())
 }
@@ -173,7 +175,9 @@ impl Model {
         let rows: Vec<Vec<Ellipse>> = (0..o.slices).map(|r| sections(&solid, r, o.slices)).collect();
         let equator = sections(&solid, 1, 3);
         let most = (0..64)
-            .flat_map(|i| (0..128).map(move |j| (f64::from(i) / 64.0 * std::f64::consts::PI, f64::from(j) / 64.0 - 1.0)))
+            .flat_map(|i| {
+                (0..128).map(move |j| (f64::from(i) / 64.0 * std::f64::consts::PI, f64::from(j) / 64.0 - 1.0))
+            })
             .map(|(theta, t)| equator.iter().map(|e| e.integral(theta, t)).sum::<f64>())
             .fold(0.0, f64::max);
         let mut rng = ChaCha8Rng::seed_from_u64(o.seed);
@@ -299,8 +303,11 @@ fn write_scan(o: &SynthOptions, model: &Model, path: &Path) -> Result<(), Fault>
 fn write_truth(o: &SynthOptions, model: &Model, path: &Path) -> Result<(), Fault> {
     let per_pixel = model.scale * 2.0 / o.size as f64;
     let factor = (per_pixel * per_cm(o.pixel_size_um * 1e-4)) as f32;
-    let attributes =
-        VolumeAttributes { units: "cm^-1".into(), axes: "z:y:x".into(), description: "the object, point-sampled".into() };
+    let attributes = VolumeAttributes {
+        units: "cm^-1".into(),
+        axes: "z:y:x".into(),
+        description: "the object, point-sampled".into(),
+    };
     let around = frame([o.slices, o.size, o.size], &attributes)?;
     let folder = path.parent().unwrap_or(Path::new(""));
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();

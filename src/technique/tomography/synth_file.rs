@@ -33,8 +33,14 @@ pub(super) struct Layout {
 
 enum Target {
     /// Where each run of frames lies: (frames, address).
-    Contiguous { raw: File, runs: Vec<(usize, u64)> },
-    Chunked { file: hdf5::File, data: hdf5::Dataset },
+    Contiguous {
+        raw: File,
+        runs: Vec<(usize, u64)>,
+    },
+    Chunked {
+        file: hdf5::File,
+        data: hdf5::Dataset,
+    },
 }
 
 /// A file being filled frame by frame.
@@ -49,7 +55,8 @@ impl Frames {
     /// Makes the file with everything but its frames.
     pub fn create(path: &Path, layout: Layout) -> Result<Self, Fault> {
         let failed = |e: hdf5::Error| Fault::Task(format!("{}: {}", path.display(), crate::formats::h5::short(&e)));
-        let target = if layout.nxtomo { nxtomo(path, &layout) } else { data_exchange(path, &layout) }.map_err(failed)?;
+        let target =
+            if layout.nxtomo { nxtomo(path, &layout) } else { data_exchange(path, &layout) }.map_err(failed)?;
         let target = match target {
             Some(target) => target,
             None => return Err(Fault::Task(format!("{}: the HDF5 library allocated no space", path.display()))),
