@@ -306,3 +306,46 @@ fn finishing_twice_gives_the_same_bundle_and_sweeps_losers() {
     reconstruct(&opts, &mut |_| {}).unwrap();
     assert!(seen.lock().unwrap().is_some());
 }
+
+/// Not a check: prints what reading, reconstructing and writing cost on this machine.
+#[test]
+#[ignore = "a measurement: cargo test --lib timing -- --ignored --nocapture"]
+fn timing_of_a_512_cube() {
+    for layout in [SynthLayout::DataExchange, SynthLayout::NxTomo] {
+        let start = std::time::Instant::now();
+        let (dir, o) = made(|o| (o.layout, o.size, o.slices, o.angles) = (layout, 512, 512, 720));
+        println!("{layout:?}: synth with truth {:.1} s", start.elapsed().as_secs_f64());
+        let source = crate::formats::open(&o.out, dir.path()).unwrap();
+        let start = std::time::Instant::now();
+        let rows = source.projections.read_rows(0..512).unwrap();
+        let s = start.elapsed().as_secs_f64();
+        println!("  all projections {:.2} s, {:.0} MB/s of u16", s, rows.len() as f64 * 2e-6 / s);
+        drop(rows);
+        let start = std::time::Instant::now();
+        for slab in 0..16 {
+            source.projections.read_rows(slab * 32..slab * 32 + 32).unwrap();
+        }
+        println!("  in 16 slabs of 32 rows {:.2} s", start.elapsed().as_secs_f64());
+        for recipe in ["stripe = \"none\"", ""] {
+            let start = std::time::Instant::now();
+            let mut preview = 0.0;
+            let r = reconstruct(&options(dir.path(), &o.out, recipe), &mut |p| {
+                if matches!(p, Progress::Done(label, ..) if label == "preview") {
+                    preview = start.elapsed().as_secs_f64();
+                }
+            })
+            .unwrap();
+            let total = start.elapsed().as_secs_f64();
+            let sum = |f: fn(&crate::technique::Timings) -> f64| -> f64 {
+                r.records.iter().map(|r| f(&r.output.timings)).sum()
+            };
+            println!(
+                "  recipe {recipe:?}: {total:.1} s, preview after {preview:.1} s; busy: read {:.1}, compute {:.1}, write {:.1} s; axis {}",
+                sum(|t| t.read_s),
+                sum(|t| t.compute_s),
+                sum(|t| t.write_s),
+                center(&r)
+            );
+        }
+    }
+}
