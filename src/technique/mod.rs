@@ -2,6 +2,7 @@
 //! coordinator knows nothing of pixels. Adding one touches its own folder and [`registry`].
 
 pub mod plan;
+pub mod tomography;
 
 pub use plan::*;
 
@@ -91,5 +92,5 @@ pub fn registry(name: &str) -> Option<&'static dyn Technique> {
 
 /// Every technique in this build.
 pub fn all() -> &'static [&'static dyn Technique] {
-    &[]
+    &[&tomography::Tomography]
 }

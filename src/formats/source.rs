@@ -1,0 +1,337 @@
+//! A tomography scan as the rest of the program sees it, whatever layout it came in.
+//!
+//! Contract
+//! - [`TomoSource::open`] reads headers and small arrays (angles, image keys), no pixel.
+//! - Angles are in degrees, one per projection, turning as [`crate::technique::tomography`] wants them.
+//! - Flats and darks are frames like projections; flats are told apart into those taken before and after,
+//!   because the beam drifts. A scan without darks is accepted with a note, one without flats is not.
+//! - Companion files in the roles `white`, `dark` and `angles` replace what the scan itself holds.
+//! - Sizes of all stacks agree, angles and projections agree in number.
+
+use super::h5::H5;
+use super::links::{Lookup, lookup};
+use super::stack::{FrameStack, Sample, same_shape};
+use super::{angles, data_exchange, nxtomo};
+use crate::arrivals::scan::Scan;
+use crate::technique::Fault;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Some frames of one stack.
+#[derive(Clone)]
+pub struct FrameList {
+    /// Where they lie.
+    pub stack: Arc<FrameStack>,
+    /// Which ones, in order.
+    pub frames: Vec<usize>,
+}
+
+impl FrameList {
+    /// Every frame of a stack.
+    pub(crate) fn all(stack: FrameStack) -> Self {
+        Self { frames: (0..stack.frames).collect(), stack: Arc::new(stack) }
+    }
+
+    /// Reads `rows` of every frame, `[frame, row, column]`.
+    ///
+    /// # Errors
+    /// As [`FrameStack::read`].
+    pub fn read_rows(&self, rows: Range<usize>) -> Result<ndarray::Array3<f32>, Fault> {
+        self.read_some(&self.frames, rows)
+    }
+
+    /// Reads `rows` of the frames at these positions of the list.
+    ///
+    /// # Errors
+    /// As [`FrameStack::read`].
+    pub fn read_positions(&self, positions: &[usize], rows: Range<usize>) -> Result<ndarray::Array3<f32>, Fault> {
+        let frames: Vec<usize> = positions.iter().filter_map(|&p| self.frames.get(p).copied()).collect();
+        self.read_some(&frames, rows)
+    }
+
+    fn read_some(&self, frames: &[usize], rows: Range<usize>) -> Result<ndarray::Array3<f32>, Fault> {
+        let mut out = ndarray::Array3::zeros((frames.len(), rows.len(), self.stack.columns));
+        if let Some(flat) = out.as_slice_mut() {
+            self.stack.read(frames, rows, flat)?;
+        }
+        Ok(out)
+    }
+}
+
+/// What the headers of a scan say.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TomoHeader {
+    /// `data-exchange`, `nxtomo`, `nexus-diad`.
+    pub layout: String,
+    /// One per projection, degrees.
+    pub angles_deg: Vec<f64>,
+    /// Where the angles come from, for the manifest: a dataset, a rule, or a companion.
+    pub angles_from: String,
+    /// Detector rows.
+    pub rows: usize,
+    /// Detector columns.
+    pub columns: usize,
+    /// Flats taken before the projections (all of them, when the file does not say).
+    pub flats_before: usize,
+    /// Flats taken after.
+    pub flats_after: usize,
+    /// Darks.
+    pub darks: usize,
+    /// How a pixel of the projections is stored.
+    pub sample: Sample,
+    /// Chunk shape, when chunked.
+    pub chunk: Option<Vec<usize>>,
+    /// Edge of a detector pixel at the specimen, centimetres.
+    pub pixel_size_cm: Option<f64>,
+    /// Title, sample, energy, …, as found, for the manifest.
+    pub metadata: BTreeMap<String, String>,
+    /// Assumptions made, in words for the scientist.
+    pub notes: Vec<String>,
+}
+
+impl TomoHeader {
+    /// Projections.
+    #[must_use]
+    pub fn projections(&self) -> usize {
+        self.angles_deg.len()
+    }
+
+    /// `181 projections of 2×640, 10 dark, 10 white`.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        format!(
+            "{} projections of {}×{}, {} dark, {} white",
+            self.projections(),
+            self.rows,
+            self.columns,
+            self.darks,
+            self.flats_before + self.flats_after
+        )
+    }
+}
+
+/// Files in roles that come with a scan.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Companions {
+    /// Dark frames.
+    pub dark: Option<PathBuf>,
+    /// Flat (white) frames.
+    pub white: Option<PathBuf>,
+    /// Rotation angles: an HDF5 file or a text file with one number a line.
+    pub angles: Option<PathBuf>,
+}
+
+impl Companions {
+    /// From a scan's roles; `flat` is another word for `white`. The first file of a role counts.
+    #[must_use]
+    pub fn of(scan: &Scan) -> Self {
+        let first = |role: &str| scan.roles.get(role).and_then(|files| files.first()).map(|f| f.path.clone());
+        Self { dark: first("dark"), white: first("white").or_else(|| first("flat")), angles: first("angles") }
+    }
+}
+
+/// What a layout's reader finds; checked and completed by [`TomoSource::open`].
+pub(crate) struct Parts {
+    pub layout: &'static str,
+    pub projections: FrameList,
+    pub flats_before: Option<FrameList>,
+    pub flats_after: Option<FrameList>,
+    pub darks: Option<FrameList>,
+    /// `None`: the file has none and the layout allows to assume them. A fault counts only when no companion
+    /// gives the angles.
+    pub angles: Result<Option<(Vec<f64>, String)>, Fault>,
+    pub pixel_size_cm: Option<f64>,
+    pub metadata: BTreeMap<String, String>,
+    pub notes: Vec<String>,
+}
+
+/// A scan open for reading. Cheap to open again in each task.
+pub struct TomoSource {
+    /// What the headers say.
+    pub header: TomoHeader,
+    /// In the order of [`TomoHeader::angles_deg`].
+    pub projections: FrameList,
+    /// Flats before, or all flats.
+    pub flats_before: Option<FrameList>,
+    /// Flats after.
+    pub flats_after: Option<FrameList>,
+    /// Darks.
+    pub darks: Option<FrameList>,
+}
+
+impl TomoSource {
+    /// Opens a scan's file and its companions.
+    ///
+    /// # Errors
+    /// [`Fault::NotYet`] when it seems unfinished, [`Fault::Input`] when it cannot be used, in words for the
+    /// beamline scientist.
+    pub fn open(path: &Path, root: &Path, companions: &Companions) -> Result<Self, Fault> {
+        let h5 = Rc::new(H5::open(path, root)?);
+        let mut parts = read_parts(&h5)?;
+        let beside = |file: &Path| -> PathBuf {
+            // A companion may lie under another root of the campaign; its links then stay in its own folder.
+            if file.starts_with(&h5.root) { h5.root.clone() } else { file.parent().unwrap_or(file).to_owned() }
+        };
+        if let Some(file) = &companions.white {
+            let white = Rc::new(H5::open(file, &beside(file))?);
+            parts.flats_before = Some(companion_frames(&white, Kind::White)?);
+            parts.flats_after = None;
+        }
+        if let Some(file) = &companions.dark {
+            let dark = Rc::new(H5::open(file, &beside(file))?);
+            parts.darks = Some(companion_frames(&dark, Kind::Dark)?);
+        }
+        if let Some(file) = &companions.angles {
+            let count = parts.projections.frames.len();
+            parts.angles = Ok(Some((angles::from_companion(file, &beside(file), count)?, file.display().to_string())));
+        }
+        Self::assemble(&h5.path, parts)
+    }
+
+    /// Opens a [`Scan`]: its first member, with the companions in its roles.
+    ///
+    /// # Errors
+    /// As [`TomoSource::open`].
+    pub fn of(scan: &Scan) -> Result<Self, Fault> {
+        let Some(path) = scan.member_paths().next() else {
+            return Err(Fault::Input(format!("{}: the scan has no file", scan.name)));
+        };
+        Self::open(&path, &scan.root, &Companions::of(scan))
+    }
+
+    fn assemble(path: &Path, parts: Parts) -> Result<Self, Fault> {
+        let at = path.display();
+        let Parts { layout, projections, flats_before, flats_after, darks, angles, pixel_size_cm, metadata, mut notes } =
+            parts;
+        let stack = Arc::clone(&projections.stack);
+        let (rows, columns) = (stack.rows, stack.columns);
+        for (what, list) in [("flat", &flats_before), ("flat", &flats_after), ("dark", &darks)] {
+            if let Some(list) = list {
+                same_shape(what, &list.stack, rows, columns)?;
+            }
+        }
+        let count = projections.frames.len();
+        let (angles_deg, angles_from) = match angles? {
+            Some(angles) => angles,
+            None => {
+                notes.push(format!("no rotation angles in the file: {count} steps over 0–180°, the end not included"));
+                (angles::even(count, 180.0), "assumed: 0-180 even, endpoint excluded".to_owned())
+            }
+        };
+        if angles_deg.len() != count {
+            return Err(Fault::Input(format!(
+                "{at}: {angles_from} has {} angles for {count} projections of {}; write one angle per projection, or give the role `angles`",
+                angles_deg.len(),
+                stack.at()
+            )));
+        }
+        angles::check(path, &angles_from, &angles_deg)?;
+        let number = |list: &Option<FrameList>| list.as_ref().map_or(0, |l| l.frames.len());
+        if number(&darks) == 0 {
+            notes.push("no dark frames: the detector's dark level is taken as 0".to_owned());
+        }
+        let header = TomoHeader {
+            layout: layout.to_owned(),
+            angles_deg,
+            angles_from,
+            rows,
+            columns,
+            flats_before: number(&flats_before),
+            flats_after: number(&flats_after),
+            darks: number(&darks),
+            sample: stack.sample,
+            chunk: match &stack.storage {
+                super::stack::Storage::Chunked(chunk) => Some(chunk.clone()),
+                _ => None,
+            },
+            pixel_size_cm,
+            metadata,
+            notes,
+        };
+        let kept = |list: Option<FrameList>| list.filter(|l| !l.frames.is_empty());
+        Ok(Self {
+            header,
+            projections,
+            flats_before: kept(flats_before),
+            flats_after: kept(flats_after),
+            darks: kept(darks),
+        })
+    }
+
+    /// Projections, flats and darks: every list there is.
+    pub fn lists(&self) -> impl Iterator<Item = &FrameList> {
+        std::iter::once(&self.projections)
+            .chain(self.flats_before.iter())
+            .chain(self.flats_after.iter())
+            .chain(&self.darks)
+    }
+
+    /// Refuses a scan without flat fields.
+    ///
+    /// # Errors
+    /// [`Fault::Input`] naming what was looked for.
+    pub fn check_flats(&self) -> Result<(), Fault> {
+        if self.flats_before.is_some() || self.flats_after.is_some() {
+            return Ok(());
+        }
+        let wanted = if self.header.layout == "data-exchange" { "/exchange/data_white" } else { "image_key 1" };
+        Err(Fault::Input(format!(
+            "{}: no flat fields ({wanted}) in the file; record them, or give the stream a `white` companion, or set normalize = false for data that is normalised already",
+            self.projections.stack.file().display()
+        )))
+    }
+}
+
+fn read_parts(h5: &Rc<H5>) -> Result<Parts, Fault> {
+    let mut looked = Vec::new();
+    if let Some(parts) = data_exchange::read(h5, &mut looked)? {
+        return Ok(parts);
+    }
+    if let Some(parts) = nxtomo::read(h5, &mut looked)? {
+        return Ok(parts);
+    }
+    Err(Fault::Input(format!(
+        "{}: no projections found; expected Data Exchange (/exchange/data) or NXtomo (entry/instrument/detector/data with image_key). {}",
+        h5.path.display(),
+        looked.join("; ")
+    )))
+}
+
+enum Kind {
+    White,
+    Dark,
+}
+
+/// Flats or darks from a companion: those it marks as such, else all its frames.
+fn companion_frames(h5: &Rc<H5>, kind: Kind) -> Result<FrameList, Fault> {
+    let own = match kind {
+        Kind::White => "/exchange/data_white",
+        Kind::Dark => "/exchange/data_dark",
+    };
+    if let Lookup::Dataset(found) = lookup(h5, own)? {
+        return Ok(FrameList::all(FrameStack::new(found, own)?));
+    }
+    if let Some(parts) = nxtomo::read(h5, &mut Vec::new())? {
+        let marked = match kind {
+            Kind::White => parts.flats_before.or(parts.flats_after),
+            Kind::Dark => parts.darks,
+        };
+        if let Some(list) = marked.filter(|l| !l.frames.is_empty()) {
+            return Ok(list);
+        }
+    }
+    for plain in ["/exchange/data", "/entry/data/data", "/entry/instrument/detector/data", "/entry1/data/data", "/data"]
+    {
+        if let Lookup::Dataset(found) = lookup(h5, plain)? {
+            return Ok(FrameList::all(FrameStack::new(found, plain)?));
+        }
+    }
+    Err(Fault::Input(format!(
+        "{}: no frames found in this companion; expected {own}, /exchange/data or /entry/data/data",
+        h5.path.display()
+    )))
+}

@@ -1,0 +1,354 @@
+//! A stack of detector frames: one dataset `[frame, row, column]`, and the fast ways to read parts of it.
+//!
+//! Contract
+//! - Extents are checked against sane bounds before anything is allocated by them, and contiguous data
+//!   against the size of its file.
+//! - Contiguous, unfiltered, little-endian data is read with `pread` from several threads, without the HDF5
+//!   library and its one lock. Everything else goes through the library by hyperslab, in batches of about
+//!   [`BATCH_BYTES`], so that the lock is never held for long.
+//! - Values come out as f32, as stored: no scaling, no repair of NaN. u32 and f64 lose what f32 cannot hold.
+//! - A row range and a list of frames may be any subset; frames come out in the order of the list.
+
+use super::h5::{read_fault, short};
+use super::links::Found;
+use super::throttle;
+use crate::technique::Fault;
+use hdf5::plist::dataset_create::Layout;
+use hdf5::types::{FloatSize, IntSize, TypeDescriptor};
+use hdf5::{Dataset, datatype::ByteOrder};
+use ndarray::Ix3;
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// Threads that wait for `pread`. They mostly wait, so there may be more of them than cores; a parallel
+/// filesystem needs several requests in flight to give its bandwidth.
+const READERS: usize = 8;
+/// One read through the library.
+const BATCH_BYTES: usize = 32 << 20;
+/// No detector has more pixels along a side.
+const SIDE_MAX: usize = 1 << 17;
+/// No scan has more frames.
+const FRAMES_MAX: usize = 1 << 24;
+/// The library decompresses whole chunks in memory.
+const CHUNK_BYTES_MAX: usize = 1 << 30;
+
+/// How a pixel is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sample {
+    /// Unsigned, 1 byte.
+    U8,
+    /// Unsigned, 2 bytes: what most detectors write.
+    U16,
+    /// Unsigned, 4 bytes.
+    U32,
+    /// Signed, 2 bytes.
+    I16,
+    /// Signed, 4 bytes.
+    I32,
+    /// IEEE single.
+    F32,
+    /// IEEE double.
+    F64,
+}
+
+impl Sample {
+    /// Bytes of one pixel.
+    #[must_use]
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::U8 => 1,
+            Self::U16 | Self::I16 => 2,
+            Self::U32 | Self::I32 | Self::F32 => 4,
+            Self::F64 => 8,
+        }
+    }
+
+    fn of(descriptor: &TypeDescriptor) -> Option<Self> {
+        Some(match descriptor {
+            TypeDescriptor::Unsigned(IntSize::U1) => Self::U8,
+            TypeDescriptor::Unsigned(IntSize::U2) => Self::U16,
+            TypeDescriptor::Unsigned(IntSize::U4) => Self::U32,
+            TypeDescriptor::Integer(IntSize::U2) => Self::I16,
+            TypeDescriptor::Integer(IntSize::U4) => Self::I32,
+            TypeDescriptor::Float(FloatSize::U4) => Self::F32,
+            TypeDescriptor::Float(FloatSize::U8) => Self::F64,
+            _ => return None,
+        })
+    }
+
+    /// Little-endian bytes to f32; the slices match in length.
+    fn decode(self, bytes: &[u8], out: &mut [f32]) {
+        fn each<const N: usize>(bytes: &[u8], out: &mut [f32], f: impl Fn([u8; N]) -> f32) {
+            for (o, b) in out.iter_mut().zip(bytes.as_chunks::<N>().0) {
+                *o = f(*b);
+            }
+        }
+        match self {
+            Self::U8 => each::<1>(bytes, out, |b| f32::from(b[0])),
+            Self::U16 => each(bytes, out, |b| f32::from(u16::from_le_bytes(b))),
+            Self::I16 => each(bytes, out, |b| f32::from(i16::from_le_bytes(b))),
+            Self::U32 => each(bytes, out, |b| u32::from_le_bytes(b) as f32),
+            Self::I32 => each(bytes, out, |b| i32::from_le_bytes(b) as f32),
+            Self::F32 => each(bytes, out, f32::from_le_bytes),
+            Self::F64 => each(bytes, out, |b| f64::from_le_bytes(b) as f32),
+        }
+    }
+}
+
+/// Where the pixels lie in the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Storage {
+    /// One run of bytes from this address.
+    Contiguous(u64),
+    /// Chunks of this shape, compressed or not.
+    Chunked(Vec<usize>),
+    /// Virtual, compact, or contiguous but big-endian: the library knows.
+    Library,
+}
+
+/// One dataset of frames, open for reading.
+pub struct FrameStack {
+    dataset: Dataset,
+    raw: File,
+    file: PathBuf,
+    name: String,
+    rank: usize,
+    /// Frames in the dataset.
+    pub frames: usize,
+    /// Detector rows.
+    pub rows: usize,
+    /// Detector columns.
+    pub columns: usize,
+    /// How a pixel is stored.
+    pub sample: Sample,
+    /// Where the pixels lie.
+    pub storage: Storage,
+}
+
+impl FrameStack {
+    /// Checks a dataset found at `name`: rank 3, or rank 2 for a single frame.
+    pub(crate) fn new(found: Found, name: &str) -> Result<Self, Fault> {
+        let Found { h5, dataset } = found;
+        let at = format!("{}: {name}", h5.path.display());
+        let broken = |e: hdf5::Error| Fault::NotYet(format!("{at}: {}", short(&e)));
+        let shape = dataset.get_shape().map_err(broken)?;
+        let (frames, rows, columns) = match *shape.as_slice() {
+            [frames, rows, columns] => (frames, rows, columns),
+            [rows, columns] => (1, rows, columns),
+            _ => {
+                return Err(Fault::Input(format!(
+                    "{at} has shape {shape:?}, expected [angle, row, column]; write projections as one stack of frames"
+                )));
+            }
+        };
+        if frames == 0 || rows == 0 || columns == 0 {
+            return Err(Fault::NotYet(format!("{at} has shape {shape:?}: no frame is written yet")));
+        }
+        if frames > FRAMES_MAX || rows > SIDE_MAX || columns > SIDE_MAX {
+            return Err(Fault::Input(format!(
+                "{at} declares shape {shape:?}, more than {FRAMES_MAX} frames of {SIDE_MAX}×{SIDE_MAX} pixels; the file is damaged or no tomography scan"
+            )));
+        }
+        let dtype = dataset.dtype().map_err(broken)?;
+        let Some(sample) = dtype.to_descriptor().ok().as_ref().and_then(Sample::of) else {
+            return Err(Fault::Input(format!(
+                "{at} has pixels of a type that cannot be read; expected one of u8, u16, u32, i16, i32, f32, f64"
+            )));
+        };
+        let plist = dataset.create_plist().map_err(broken)?;
+        if !plist.all_filters_avail() {
+            return Err(Fault::Input(format!(
+                "{at} is compressed with a filter this HDF5 library lacks ({:?}); install the plugin in HDF5_PLUGIN_PATH or write the data uncompressed",
+                plist.filters()
+            )));
+        }
+        let little = sample.bytes() == 1 || dtype.byte_order() == ByteOrder::LittleEndian;
+        // At most 2^24 · 2^34 · 2^3 = 2^61: no overflow.
+        let bytes = frames as u64 * rows as u64 * columns as u64 * sample.bytes() as u64;
+        let storage = match plist.get_layout().map_err(broken)? {
+            Layout::Contiguous => {
+                let Some(offset) = dataset.offset() else {
+                    return Err(Fault::NotYet(format!("{at}: its data is not written yet")));
+                };
+                if offset.checked_add(bytes).is_none_or(|end| end > h5.size) {
+                    return Err(Fault::NotYet(format!(
+                        "{at}: needs {bytes} bytes from {offset}, the file has {}: the rest is still to come",
+                        h5.size
+                    )));
+                }
+                if little { Storage::Contiguous(offset) } else { Storage::Library }
+            }
+            Layout::Chunked => {
+                let chunk = dataset.chunk().unwrap_or_default();
+                let chunk_bytes = chunk.iter().try_fold(sample.bytes(), |n, &c| n.checked_mul(c));
+                if chunk_bytes.is_none_or(|n| n > CHUNK_BYTES_MAX) || chunk.contains(&0) {
+                    return Err(Fault::Input(format!(
+                        "{at} has chunks of {chunk:?}, more than {CHUNK_BYTES_MAX} bytes each; chunk by frame"
+                    )));
+                }
+                Storage::Chunked(chunk)
+            }
+            Layout::Compact | Layout::Virtual => Storage::Library,
+        };
+        let raw = File::open(&h5.path).map_err(|e| Fault::reading(&h5.path, &e))?;
+        let (file, rank) = (h5.path.clone(), shape.len());
+        Ok(Self { dataset, raw, file, name: name.to_owned(), rank, frames, rows, columns, sample, storage })
+    }
+
+    /// `file: dataset`, for messages.
+    #[must_use]
+    pub fn at(&self) -> String {
+        format!("{}: {}", self.file.display(), self.name)
+    }
+
+    /// The file the pixels lie in.
+    #[must_use]
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Bytes of one row of one frame, as stored.
+    #[must_use]
+    pub fn row_bytes(&self) -> u64 {
+        (self.columns * self.sample.bytes()) as u64
+    }
+
+    /// Are all chunks there? Walks the chunk index once.
+    ///
+    /// # Errors
+    /// [`Fault::NotYet`] with how many are missing.
+    pub fn check_allocated(&self) -> Result<(), Fault> {
+        let Storage::Chunked(chunk) = &self.storage else { return Ok(()) };
+        let shape =
+            if self.rank == 3 { vec![self.frames, self.rows, self.columns] } else { vec![self.rows, self.columns] };
+        let expected = shape.iter().zip(chunk).fold(1usize, |n, (s, c)| n.saturating_mul(s.div_ceil(*c)));
+        let got = self.dataset.num_chunks().unwrap_or(0);
+        if got < expected {
+            return Err(Fault::NotYet(format!("{}: {got} of {expected} chunks are written", self.at())));
+        }
+        Ok(())
+    }
+
+    /// Reads `rows` of each of `frames` into `out`, `[frame, row, column]` without gaps.
+    ///
+    /// # Errors
+    /// Frames or rows outside the stack are [`Fault::Task`]; the rest is sorted by whose fault it is.
+    pub fn read(&self, frames: &[usize], rows: Range<usize>, out: &mut [f32]) -> Result<(), Fault> {
+        let pixels = rows.len() * self.columns;
+        let in_range = rows.end <= self.rows && frames.iter().all(|&f| f < self.frames);
+        if !in_range || out.len() != frames.len() * pixels {
+            return Err(Fault::Task(format!("{}: rows {rows:?} of frames not in the stack were asked for", self.at())));
+        }
+        if pixels == 0 || frames.is_empty() {
+            return Ok(());
+        }
+        match self.storage {
+            Storage::Contiguous(offset) => self.read_raw(offset, frames, &rows, out),
+            _ => self.read_library(frames, &rows, out),
+        }
+    }
+
+    fn read_raw(&self, offset: u64, frames: &[usize], rows: &Range<usize>, out: &mut [f32]) -> Result<(), Fault> {
+        let pixels = rows.len() * self.columns;
+        let sample = self.sample;
+        let one = |frame: usize, bytes: &mut [u8], out: &mut [f32]| {
+            let skip = (frame as u64 * self.rows as u64 + rows.start as u64) * self.row_bytes();
+            throttle::take(bytes.len());
+            self.raw.read_exact_at(bytes, offset + skip).map_err(|e| match e.kind() {
+                std::io::ErrorKind::UnexpectedEof => Fault::InputChanged(self.file.clone()),
+                _ => Fault::reading(&self.file, &e),
+            })?;
+            sample.decode(bytes, out);
+            Ok(())
+        };
+        let readers = READERS.min(frames.len());
+        let share = frames.len().div_ceil(readers);
+        std::thread::scope(|scope| {
+            let work = frames.chunks(share).zip(out.chunks_mut(share * pixels)).map(|(frames, out)| {
+                scope.spawn(move || {
+                    let mut bytes = vec![0u8; pixels * sample.bytes()];
+                    frames.iter().zip(out.chunks_mut(pixels)).try_for_each(|(&f, out)| one(f, &mut bytes, out))
+                })
+            });
+            let started: Vec<_> = work.collect();
+            started.into_iter().try_for_each(|t| {
+                t.join().unwrap_or_else(|_| Err(Fault::Task(format!("{}: a reading thread panicked", self.at()))))
+            })
+        })
+    }
+
+    fn read_library(&self, frames: &[usize], rows: &Range<usize>, out: &mut [f32]) -> Result<(), Fault> {
+        let pixels = rows.len() * self.columns;
+        let batch = (BATCH_BYTES / (pixels * self.sample.bytes()).max(1)).max(1);
+        let mut done = 0;
+        while let Some(&first) = frames.get(done) {
+            let rest = frames.get(done..).unwrap_or(&[]);
+            let run = rest.iter().take(batch).enumerate().take_while(|&(i, &f)| f == first + i).count();
+            let to = out.get_mut(done * pixels..(done + run) * pixels).unwrap_or_default();
+            throttle::take(to.len() * self.sample.bytes());
+            self.hyperslab(first..first + run, rows, to).map_err(|e| read_fault(&e, &self.file, &self.name))?;
+            done += run;
+        }
+        Ok(())
+    }
+
+    fn hyperslab(&self, frames: Range<usize>, rows: &Range<usize>, out: &mut [f32]) -> hdf5::Result<()> {
+        macro_rules! read {
+            ($t:ty, $as:expr) => {{
+                let values: Vec<$t> = if self.rank == 3 {
+                    self.dataset.read_slice::<$t, _, Ix3>((frames, rows.clone(), ..))?.into_raw_vec_and_offset().0
+                } else {
+                    self.dataset.read_slice_2d::<$t, _>((rows.clone(), ..))?.into_raw_vec_and_offset().0
+                };
+                out.iter_mut().zip(values).for_each(|(o, v)| *o = $as(v));
+            }};
+        }
+        match self.sample {
+            Sample::U8 => read!(u8, f32::from),
+            Sample::U16 => read!(u16, f32::from),
+            Sample::I16 => read!(i16, f32::from),
+            Sample::U32 => read!(u32, |v| v as f32),
+            Sample::I32 => read!(i32, |v| v as f32),
+            Sample::F32 => read!(f32, |v| v),
+            Sample::F64 => read!(f64, |v| v as f32),
+        }
+        Ok(())
+    }
+
+    /// Is every pixel of the frame 0? Looks at the middle row first.
+    pub(crate) fn is_blank(&self, frame: usize) -> Result<bool, Fault> {
+        let middle = self.rows / 2;
+        let mut row = vec![0f32; self.columns];
+        self.read(&[frame], middle..middle + 1, &mut row)?;
+        if row.iter().any(|&v| v != 0.0) {
+            return Ok(false);
+        }
+        let strip = (BATCH_BYTES / (4 * self.columns)).clamp(1, self.rows);
+        for start in (0..self.rows).step_by(strip) {
+            let end = (start + strip).min(self.rows);
+            let mut pixels = vec![0f32; (end - start) * self.columns];
+            self.read(&[frame], start..end, &mut pixels)?;
+            if pixels.iter().any(|&v| v != 0.0) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Refuses flats or darks of another size than the projections.
+pub(crate) fn same_shape(what: &str, stack: &FrameStack, rows: usize, columns: usize) -> Result<(), Fault> {
+    if (stack.rows, stack.columns) == (rows, columns) {
+        return Ok(());
+    }
+    Err(Fault::Input(format!(
+        "{}: {what} frames are {}×{} pixels, the projections {rows}×{columns}; take them with the same detector region",
+        stack.at(),
+        stack.rows,
+        stack.columns
+    )))
+}

@@ -1,0 +1,324 @@
+//! Rotation centre by Vo's sinogram method.
+//!
+//! Vo, Drakopoulos, Atwood & Reinhard, Opt. Express 22, 19078 (2014): a sinogram over half a turn, continued by its own
+//! mirror image shifted by `2(c − middle)`, is that of a full turn only when `c` is right. The Fourier transform of a full
+//! turn's sinogram lies inside a double wedge: at `n` cycles per turn and `ν` cycles per pixel an object of radius `R`
+//! pixels contributes where `|n| ≤ 2πR|ν|` (their eq. 5). So the mean magnitude outside the wedge is least at the centre.
+//! Rows with |n| ≤ `drop` and the three lowest columns are left out: truncation and the mean live there.
+//!
+//! Search as published: integer steps over the coarse range on data smoothed along angle (σ 3) and columns (σ 1), then
+//! `step` over a fine range on data smoothed by σ 2 both ways; ours adds a last search in a fifth of the step and a parabola
+//! through its lowest three points. Columns that the shift leaves empty are filled from the first half, as published. The
+//! mirror is shifted by a Fourier interpolation of the row and its reflection: interpolation that loses high
+//! frequencies would draw the minimum to half-integer shifts.
+//!
+//! Input `[angle, column]`, any monotone function of transmission (counts, transmission, its −log), evenly spaced over half a
+//! turn, both ends included or not. Output by [`super::convention`]: zero-based column. Values must be finite.
+
+use std::f64::consts::PI;
+
+use ndarray::parallel::prelude::*;
+use ndarray::{Array2, ArrayView2, Axis, s};
+use realfft::RealFftPlanner;
+use realfft::num_complex::Complex32;
+use rustfft::FftPlanner;
+use serde::{Deserialize, Serialize};
+
+use super::convention::middle;
+use super::error::{TomographyError, check};
+
+/// Settings of the search. The defaults are those published with the method.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Search {
+    /// Where to begin, zero-based column; the middle of the detector when not given.
+    pub around: Option<f64>,
+    /// Coarse range on either side, pixels; cut to what leaves half of the columns overlapping their mirror.
+    pub range: f64,
+    /// Fine range on either side of the coarse result, pixels.
+    pub fine_range: f64,
+    /// Fine step, pixels.
+    pub step: f64,
+    /// Ratio of the object's width to the detector's.
+    pub ratio: f64,
+    /// Rows of low angular frequency left out on either side.
+    pub drop: usize,
+}
+
+impl Default for Search {
+    fn default() -> Self {
+        Self { around: None, range: 50.0, fine_range: 4.0, step: 0.25, ratio: 0.5, drop: 20 }
+    }
+}
+
+/// What the search found.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CenterEstimate {
+    /// The centre, zero-based column.
+    pub center: f64,
+    /// Candidate and metric of every trial, coarse ones first (the two differ in smoothing, so in level).
+    pub coarse: Vec<(f64, f64)>,
+    /// Candidate and metric of the fine and the last search, in order of candidate.
+    pub fine: Vec<(f64, f64)>,
+    /// Depth of the minimum: coarse median over coarse minimum. Near 1 means there was nothing to find.
+    pub contrast: f64,
+    /// Whether the minimum lies at an end of the coarse range: the centre may be outside it.
+    pub at_edge: bool,
+}
+
+/// Finds the centre of a sinogram `[angle, column]` over half a turn.
+///
+/// # Errors
+/// Fewer than 8 angles or 16 columns, values that are not finite, or options out of range.
+pub fn vo(sinogram: ArrayView2<'_, f32>, options: &Search) -> Result<CenterEstimate, TomographyError> {
+    let (angles, columns) = sinogram.dim();
+    for (what, got, needed) in [("angles", angles, 8), ("detector columns", columns, 16)] {
+        if got < needed {
+            return Err(TomographyError::TooFew { what, got, needed });
+        }
+    }
+    check("search range", options.range, "at least 1 pixel", |r| r >= 1.0)?;
+    check("fine range", options.fine_range, "positive", |r| r > 0.0)?;
+    check("fine step", options.step, "from 0.01 to 1 pixel", |s| (0.01..=1.0).contains(&s))?;
+    check("object ratio", options.ratio, "from 0.05 to 2", |r| (0.05..=2.0).contains(&r))?;
+    let around = options.around.unwrap_or_else(|| middle(columns));
+    check("start of the search", around, "on the detector", |c| (0.0..columns as f64).contains(&c))?;
+    if let Some(bad) = sinogram.iter().find(|v| !v.is_finite()) {
+        return Err(TomographyError::Value { what: "sinogram", got: f64::from(*bad), expected: "finite" });
+    }
+    // With less than half of the columns overlapping, the columns filled in (which fit by construction) outvote the rest.
+    let reach = columns as f64 / 4.0;
+    let (least, most) =
+        ((around - options.range).max(middle(columns) - reach), (around + options.range).min(middle(columns) + reach));
+    if least > most {
+        return Err(TomographyError::Value {
+            what: "search range",
+            got: options.range,
+            expected: "within a quarter of the detector from its middle",
+        });
+    }
+    let outside = Outside::new(angles, columns, options);
+    let coarse = {
+        let trial = Trial::new(&smooth(sinogram, 3.0, 1.0), &outside);
+        trial.all(&steps(around, least, most, 1.0))
+    };
+    let (rough, at_edge) = lowest(&coarse);
+    let trial = Trial::new(&smooth(sinogram, 2.0, 2.0), &outside);
+    let within = |c: f64, reach: f64| (c - reach).max(least)..=(c + reach).min(most);
+    let near = within(rough, options.fine_range);
+    let mut fine = trial.all(&steps(rough, *near.start(), *near.end(), options.step));
+    let (better, _) = lowest(&fine);
+    let near = within(better, options.step);
+    let last = trial.all(&steps(better, *near.start(), *near.end(), options.step / 5.0));
+    let center = parabola(&last);
+    fine.extend(last);
+    fine.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let mut levels: Vec<f64> = coarse.iter().map(|c| c.1).collect();
+    levels.sort_by(f64::total_cmp);
+    let contrast = levels[levels.len() / 2] / levels[0].max(f64::MIN_POSITIVE);
+    Ok(CenterEstimate { center, coarse, fine, contrast, at_edge })
+}
+
+/// `around` and everything whole steps from it within the limits, ascending.
+fn steps(around: f64, least: f64, most: f64, step: f64) -> Vec<f64> {
+    // A rounding error must not lose the last step.
+    let down = ((around - least) / step + 1e-9).floor() as i64;
+    let up = ((most - around) / step + 1e-9).floor() as i64;
+    (-down..=up).map(|k| around + k as f64 * step).collect()
+}
+
+/// Candidate of the lowest metric, and whether it is the first or last of several.
+fn lowest(curve: &[(f64, f64)]) -> (f64, bool) {
+    let at = (0..curve.len()).min_by(|&a, &b| curve[a].1.total_cmp(&curve[b].1)).unwrap_or(0);
+    (curve[at].0, curve.len() > 1 && (at == 0 || at + 1 == curve.len()))
+}
+
+/// Vertex of the parabola through the lowest point and its neighbours; the lowest point itself at an end.
+fn parabola(curve: &[(f64, f64)]) -> f64 {
+    let (at, edge) = lowest(curve);
+    let Some(i) = curve.iter().position(|c| c.0 == at) else {
+        return at;
+    };
+    if edge || curve.len() < 3 {
+        return at;
+    }
+    let (below, here, above) = (curve[i - 1].1, curve[i].1, curve[i + 1].1);
+    let bend = below - 2.0 * here + above;
+    let step = curve[i + 1].0 - at;
+    if bend > 0.0 { at + step * 0.5 * (below - above) / bend } else { at }
+}
+
+/// Gaussian smoothing along angles and columns, reflected at the ends, cut at four σ.
+fn smooth(sinogram: ArrayView2<'_, f32>, sigma_angle: f64, sigma_column: f64) -> Array2<f32> {
+    let along = |data: ArrayView2<'_, f32>, sigma: f64| -> Array2<f32> {
+        let reach = (4.0 * sigma).ceil() as i64;
+        let weights: Vec<f64> = (-reach..=reach).map(|k| (-0.5 * (k as f64 / sigma).powi(2)).exp()).collect();
+        let sum: f64 = weights.iter().sum();
+        let mut out = Array2::<f32>::zeros(data.dim());
+        let n = data.nrows() as i64;
+        out.axis_iter_mut(Axis(0)).into_par_iter().enumerate().for_each(|(i, mut row)| {
+            for (k, w) in (-reach..=reach).zip(&weights) {
+                // Reflection with the end sample repeated, as often as a short axis needs.
+                let j = (i as i64 + k).rem_euclid(2 * n);
+                let j = if j < n { j } else { 2 * n - 1 - j };
+                row.scaled_add((w / sum) as f32, &data.row(j as usize));
+            }
+        });
+        out
+    };
+    let angles = along(sinogram, sigma_angle);
+    along(angles.t(), sigma_column).t().as_standard_layout().into_owned()
+}
+
+/// Where the transform of a full turn has nothing: columns `3..=limit(n)` of each angular frequency `n`.
+struct Outside {
+    /// Largest column index outside the wedge for every angular index `0..2·angles`, none where dropped.
+    limits: Vec<Option<usize>>,
+}
+
+impl Outside {
+    fn new(angles: usize, columns: usize, options: &Search) -> Self {
+        let turns = 2 * angles;
+        let radius = 0.5 * options.ratio * columns as f64;
+        let drop = options.drop.min((0.05 * turns as f64).ceil() as usize);
+        let limits = (0..turns)
+            .map(|i| {
+                let n = i.min(turns - i);
+                // |ν| = k/columns ≤ n/(2πR).
+                let limit = (n as f64 / (2.0 * PI * radius) * columns as f64).floor() as usize;
+                (n > drop && limit >= 2).then_some(limit.min(columns / 2))
+            })
+            .collect();
+        Self { limits }
+    }
+}
+
+/// A smoothed sinogram made ready for many candidates.
+struct Trial<'a> {
+    outside: &'a Outside,
+    /// `[angle, column]`.
+    half: Array2<f32>,
+    /// Spectra of the mirrored rows joined to their reflection, `[angle][frequency]`.
+    mirror: Vec<Vec<Complex32>>,
+}
+
+impl<'a> Trial<'a> {
+    fn new(half: &Array2<f32>, outside: &'a Outside) -> Self {
+        let columns = half.ncols();
+        let fft = RealFftPlanner::<f32>::new().plan_fft_forward(2 * columns);
+        let mirror = half
+            .axis_iter(Axis(0))
+            .into_par_iter()
+            .map(|row| {
+                let mut line: Vec<f32> = row.iter().rev().chain(row.iter()).copied().collect();
+                let mut spectrum = fft.make_output_vec();
+                if fft.process(&mut line, &mut spectrum).is_err() {
+                    unreachable!("buffers of the planned lengths");
+                }
+                spectrum
+            })
+            .collect();
+        Self { outside, half: half.clone(), mirror }
+    }
+
+    fn all(&self, candidates: &[f64]) -> Vec<(f64, f64)> {
+        candidates.iter().map(|&c| (c, self.metric(c))).collect()
+    }
+
+    /// Mean magnitude outside the wedge for one candidate.
+    fn metric(&self, candidate: f64) -> f64 {
+        let (angles, columns) = self.half.dim();
+        let shift = 2.0 * (candidate - middle(columns));
+        // Shifted mirror m(u − shift) for those u that lie on the mirror, else the half turn reversed in angle.
+        let valid = (shift.ceil().max(0.0) as usize)
+            ..(columns as f64 - 1.0 + shift.floor().min(0.0)).max(-1.0).min(columns as f64 - 1.0) as usize + 1;
+        let mut planner = RealFftPlanner::<f32>::new();
+        let (forward, back) = (planner.plan_fft_forward(columns), planner.plan_fft_inverse(2 * columns));
+        let bins = columns / 2 + 1;
+        let spectra: Vec<Vec<Complex32>> = (0..2 * angles)
+            .into_par_iter()
+            .map_init(
+                || (back.make_input_vec(), back.make_output_vec(), forward.make_input_vec()),
+                |(spectrum, line, row), i| {
+                    if i < angles {
+                        row.iter_mut().zip(self.half.row(i)).for_each(|(to, &from)| *to = from);
+                    } else {
+                        let i = i - angles;
+                        for (k, (to, from)) in spectrum.iter_mut().zip(&self.mirror[i]).enumerate() {
+                            let angle = -PI * k as f64 * shift / columns as f64;
+                            *to = from * Complex32::new(angle.cos() as f32, angle.sin() as f32);
+                        }
+                        // A real transform's first and last frequencies are real.
+                        spectrum[0].im = 0.0;
+                        spectrum[columns].im = 0.0;
+                        if back.process(spectrum, line).is_err() {
+                            unreachable!("buffers of the planned lengths, ends real");
+                        }
+                        let scale = 1.0 / (2 * columns) as f32;
+                        let fill = self.half.row(angles - 1 - i);
+                        for u in 0..columns {
+                            row[u] = if valid.contains(&u) { line[u] * scale } else { fill[u] };
+                        }
+                    }
+                    let mut out = vec![Complex32::default(); bins];
+                    if forward.process(row, &mut out).is_err() {
+                        unreachable!("buffers of the planned lengths");
+                    }
+                    out
+                },
+            )
+            .collect();
+        let fft = FftPlanner::<f32>::new().plan_fft_forward(2 * angles);
+        let (sum, count) = (2..bins)
+            .into_par_iter()
+            .map_init(
+                || (vec![Complex32::default(); 2 * angles], vec![Complex32::default(); fft.get_inplace_scratch_len()]),
+                |(line, scratch), k| {
+                    line.iter_mut().zip(&spectra).for_each(|(to, from)| *to = from[k]);
+                    fft.process_with_scratch(line, scratch);
+                    line.iter()
+                        .zip(&self.outside.limits)
+                        .filter(|(_, limit)| limit.is_some_and(|limit| k <= limit))
+                        .fold((0.0_f64, 0_u64), |(sum, n), (c, _)| (sum + f64::from(c.norm()), n + 1))
+                },
+            )
+            .reduce(|| (0.0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+        if count == 0 { 0.0 } else { sum / count as f64 }
+    }
+}
+
+/// The part of a scan over `angles` (radians) that spans half a turn: sinograms of longer scans must be cut to this.
+///
+/// Returns how many angles from the start lie within half a turn of the first, assuming they go one way.
+#[must_use]
+pub fn half_turn(angles: &[f64]) -> usize {
+    let Some(first) = angles.first() else {
+        return 0;
+    };
+    let step = angles.get(1).map_or(0.0, |second| (second - first).abs());
+    angles.iter().take_while(|angle| (*angle - first).abs() <= PI + 0.5 * step).count()
+}
+
+/// [`vo`] on several detector rows `[row, angle, column]`, and the median of the centres found.
+///
+/// # Errors
+/// As [`vo`]; no rows.
+pub fn vo_rows(
+    sinograms: ndarray::ArrayView3<'_, f32>,
+    options: &Search,
+) -> Result<(f64, Vec<CenterEstimate>), TomographyError> {
+    let found: Vec<CenterEstimate> = (0..sinograms.len_of(Axis(0)))
+        .map(|row| vo(sinograms.slice(s![row, .., ..]), options))
+        .collect::<Result<_, _>>()?;
+    let mut centers: Vec<f64> = found.iter().map(|f| f.center).collect();
+    centers.sort_by(f64::total_cmp);
+    let n = centers.len();
+    if n == 0 {
+        return Err(TomographyError::TooFew { what: "sinograms", got: 0, needed: 1 });
+    }
+    Ok((0.5 * (centers[(n - 1) / 2] + centers[n / 2]), found))
+}
+
+#[cfg(test)]
+#[path = "center_tests.rs"]
+mod tests;

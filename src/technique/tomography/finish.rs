@@ -1,0 +1,225 @@
+//! The last task: one bundle out of parts.
+//!
+//! Contract
+//! - Only files that the coordinator recorded are in the bundle; files of attempts that lost are removed.
+//! - `recon.h5` is written under this attempt's own name and renamed: whoever repeats this task, after a crash or
+//!   beside a stalled twin, ends with the same files.
+//! - Parts are kept under a virtual dataset, or merged into one plain file and removed when the recipe says so or the
+//!   volume is at most [`PLAIN_BYTES`]. They are removed only after the plain file is synced and has its name.
+//! - The result lists every file of the bundle with its hash.
+
+use super::chain::{Repaired, fitted};
+use super::compute::Axial;
+use super::recipe::Recipe;
+use super::tasks::SlabNote;
+use crate::formats::part::{VolumeAttributes, sha256_of};
+use crate::formats::volume::{PartOf, merge, virtual_over};
+use crate::technique::{Fault, OutputFile, TaskContext, TaskKind, TaskOutput, TaskRecord};
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::path::Path;
+
+/// Volumes up to this size are one plain file.
+const PLAIN_BYTES: u64 = 64 << 20;
+const RESULT: &str = "recon.h5";
+
+/// The axis that the prepare task reported.
+pub(crate) fn axial(carry: &[TaskRecord]) -> Result<Axial, Fault> {
+    let record = carry
+        .iter()
+        .find(|r| r.label == "prepare")
+        .ok_or_else(|| Fault::Task("the prepare task's result is missing".to_owned()))?;
+    serde_json::from_str(&record.output.carry)
+        .map_err(|e| Fault::Task(format!("the prepare task's result cannot be read: {e}")))
+}
+
+/// Unit and axes of what is written.
+pub(crate) fn attributes(pixel_size_cm: Option<f64>) -> VolumeAttributes {
+    VolumeAttributes {
+        units: if pixel_size_cm.is_some() { "cm^-1" } else { "px^-1" }.to_owned(),
+        axes: "z:y:x".to_owned(),
+        description: "linear attenuation coefficient; z is the detector row".to_owned(),
+    }
+}
+
+/// Assembles the bundle.
+pub(crate) fn store(
+    ctx: &TaskContext,
+    recipe: &Recipe,
+    shape: [usize; 3],
+    slabs: usize,
+    acquisition: &str,
+) -> Result<TaskOutput, Fault> {
+    let staging = &ctx.job.staging;
+    let axial = axial(&ctx.job.carry)?;
+    let acquisition: serde_json::Value = serde_json::from_str(acquisition).unwrap_or_default();
+    let pixel_size_cm = acquisition.get("pixel_size_cm").and_then(serde_json::Value::as_f64);
+    let (parts, repaired) = parts(&ctx.job.carry, slabs)?;
+    let bytes = shape.iter().map(|&n| n as u64).product::<u64>() * 4;
+    let plain = recipe.single_file || bytes <= PLAIN_BYTES;
+    let attributes = attributes(pixel_size_cm);
+    let mut files = Vec::new();
+    if plain {
+        files.push(merged(ctx, &parts, shape, &attributes)?);
+    } else {
+        let own = format!("recon.a{}.tmp.h5", ctx.attempt);
+        remove(&staging.join(&own))?;
+        let made = virtual_over(staging, &own, &parts, shape, &attributes)?;
+        rename(staging, &own, RESULT)?;
+        files.push(OutputFile { path: RESULT.to_owned(), ..made });
+        files.extend(parts.iter().map(|p| p.file.clone()));
+    }
+    files.extend(previews(staging, &ctx.job.carry)?);
+    sweep(staging, &files)?;
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    let carry = serde_json::json!({
+        "parameters": parameters(recipe, &axial, pixel_size_cm, shape[2]),
+        "acquisition": acquisition,
+        "output": {
+            "file": RESULT,
+            "dataset": crate::formats::part::DATASET,
+            "shape": shape,
+            "dtype": "float32",
+            "units": attributes.units,
+            "axes": attributes.axes,
+            "storage": if plain { "plain" } else { "virtual dataset over parts/" },
+            "repaired": repaired,
+        },
+    });
+    Ok(TaskOutput { files, carry: carry.to_string(), ..TaskOutput::default() })
+}
+
+fn parameters(recipe: &Recipe, axial: &Axial, pixel_size_cm: Option<f64>, columns: usize) -> serde_json::Value {
+    let mut all = serde_json::to_value(recipe).unwrap_or_default();
+    if let Some(map) = all.as_object_mut() {
+        map.insert("rotation_center_px".into(), axial.rotation_center_px.into());
+        map.insert("rotation_center_method".into(), axial.method.clone().into());
+        map.insert("rotation_center_rows".into(), serde_json::json!(axial.rows));
+        map.insert("warnings".into(), serde_json::json!(axial.warnings));
+        map.insert("pixel_size_cm".into(), pixel_size_cm.into());
+        map.insert("stripe_used".into(), serde_json::json!(recipe.stripe.map(|s| fitted(s, columns))));
+    }
+    all
+}
+
+/// The recorded parts, and what was repaired in all of them.
+fn parts(carry: &[TaskRecord], slabs: usize) -> Result<(Vec<PartOf>, Repaired), Fault> {
+    let mut parts = Vec::with_capacity(slabs);
+    let mut repaired = Repaired::default();
+    for record in carry.iter().filter(|r| r.kind == TaskKind::Stage && r.label.starts_with("slab-")) {
+        let note: SlabNote = serde_json::from_str(&record.output.carry)
+            .map_err(|e| Fault::Task(format!("the result of {} cannot be read: {e}", record.label)))?;
+        let Some(file) = record.output.files.first() else {
+            return Err(Fault::Task(format!("{} recorded no file", record.label)));
+        };
+        repaired = repaired.plus(note.repaired);
+        parts.push(PartOf { file: file.clone(), slices: note.rows.0..note.rows.1 });
+    }
+    if parts.len() != slabs {
+        return Err(Fault::Task(format!("{} of {slabs} slabs are recorded", parts.len())));
+    }
+    Ok((parts, repaired))
+}
+
+/// One plain file; on a repetition, when parts are gone already, the one that is there.
+fn merged(
+    ctx: &TaskContext,
+    parts: &[PartOf],
+    shape: [usize; 3],
+    attributes: &VolumeAttributes,
+) -> Result<OutputFile, Fault> {
+    let staging = &ctx.job.staging;
+    let result = staging.join(RESULT);
+    if result.exists() && parts.iter().any(|p| !staging.join(&p.file.path).exists()) {
+        // Parts are removed only after the plain file was synced under its name: it is whole.
+        let failed = |e| Fault::writing(&result, &e);
+        let bytes = result.metadata().map_err(failed)?.len();
+        return Ok(OutputFile { path: RESULT.to_owned(), bytes, sha256: sha256_of(&result).map_err(failed)? });
+    }
+    let own = format!("recon.a{}.tmp.h5", ctx.attempt);
+    remove(&staging.join(&own))?;
+    let made = merge(staging, &own, parts, shape, attributes)?;
+    rename(staging, &own, RESULT)?;
+    Ok(OutputFile { path: RESULT.to_owned(), ..made })
+}
+
+/// The recorded previews under their public names: `slice.a3.png` becomes `slice.png`.
+fn previews(staging: &Path, carry: &[TaskRecord]) -> Result<Vec<OutputFile>, Fault> {
+    let mut files = Vec::new();
+    for record in carry.iter().filter(|r| r.kind == TaskKind::Preview) {
+        for file in &record.output.files {
+            let public = public_name(&file.path);
+            match rename(staging, &file.path, &public) {
+                Ok(()) => {}
+                // A repetition finds it renamed already; anything else is a real fault.
+                Err(_) if staging.join(&public).metadata().is_ok_and(|m| m.len() == file.bytes) => {}
+                Err(fault) => return Err(fault),
+            }
+            files.push(OutputFile { path: public, ..file.clone() });
+        }
+    }
+    Ok(files)
+}
+
+/// A name without its attempt number.
+fn public_name(path: &str) -> String {
+    let Some((stem, extension)) = path.rsplit_once('.') else { return path.to_owned() };
+    match stem.rsplit_once(".a") {
+        Some((name, attempt)) if !attempt.is_empty() && attempt.bytes().all(|b| b.is_ascii_digit()) => {
+            format!("{name}.{extension}")
+        }
+        _ => path.to_owned(),
+    }
+}
+
+/// Removes what is in our folders and not in the bundle: files of attempts that lost, merged parts.
+fn sweep(staging: &Path, files: &[OutputFile]) -> Result<(), Fault> {
+    let kept: BTreeSet<&str> = files.iter().map(|f| f.path.as_str()).collect();
+    for folder in ["parts", "preview"] {
+        let path = staging.join(folder);
+        let entries = match std::fs::read_dir(&path) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == ErrorKind::NotFound => continue,
+            Err(e) => return Err(Fault::writing(&path, &e)),
+        };
+        let mut left = 0;
+        for entry in entries {
+            let entry = entry.map_err(|e| Fault::writing(&path, &e))?;
+            let name = format!("{folder}/{}", entry.file_name().to_string_lossy());
+            if kept.contains(name.as_str()) {
+                left += 1;
+            } else {
+                remove(&entry.path())?;
+            }
+        }
+        if left == 0 {
+            // Not empty, when a stalled twin has just written into it: then its file stays, unlisted and harmless.
+            let _ = std::fs::remove_dir(&path);
+        }
+    }
+    Ok(())
+}
+
+fn remove(path: &Path) -> Result<(), Fault> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(Fault::writing(path, &e)),
+        _ => Ok(()),
+    }
+}
+
+fn rename(staging: &Path, from: &str, to: &str) -> Result<(), Fault> {
+    let to = staging.join(to);
+    std::fs::rename(staging.join(from), &to).map_err(|e| Fault::writing(&to, &e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempts_vanish_from_public_names() {
+        assert_eq!(public_name("preview/slice.a12.png"), "preview/slice.png");
+        assert_eq!(public_name("preview/slice.png"), "preview/slice.png");
+        assert_eq!(public_name("preview/slice.abc.png"), "preview/slice.abc.png");
+    }
+}

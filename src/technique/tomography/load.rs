@@ -1,0 +1,84 @@
+//! Reading what a task needs, and nothing else.
+//!
+//! Contract: after reading, the scan's files are compared with their stamps, so that nothing computed from a file that
+//! was rewritten meanwhile is ever reported as a result.
+
+use super::chain::RawRows;
+use super::recipe::Recipe;
+use crate::formats::{FrameList, TomoSource, stack::Sample};
+use crate::technique::{Fault, TaskContext};
+use std::ops::Range;
+
+/// The scan of a task, open, with the recipe's angles and pixel size in place of its own.
+pub struct Opened {
+    /// The scan.
+    pub source: TomoSource,
+    /// Radians, one per projection.
+    pub angles: Vec<f64>,
+    /// Centimetres.
+    pub pixel_size_cm: Option<f64>,
+}
+
+/// Opens the scan of a task.
+///
+/// # Errors
+/// As [`TomoSource::of`].
+pub fn open(ctx: &TaskContext, recipe: &Recipe) -> Result<Opened, Fault> {
+    let mut source = TomoSource::of(&ctx.job.scan)?;
+    if recipe.normalize {
+        source.check_flats()?;
+    }
+    let header = &mut source.header;
+    if let Some(rule) = recipe.angles {
+        header.angles_deg = rule.angles(header.projections());
+        header.angles_from = "recipe".to_owned();
+        header.notes.retain(|n| !n.starts_with("no rotation angles"));
+    }
+    let sign = if recipe.reverse { -1.0 } else { 1.0 };
+    let angles = header.angles_deg.iter().map(|a| (sign * a).to_radians()).collect();
+    let pixel_size_cm = recipe.pixel_size_um.map(|um| um * 1e-4).or(header.pixel_size_cm);
+    Ok(Opened { source, angles, pixel_size_cm })
+}
+
+/// Reads some detector rows of everything, with the margin that the recipe's zinger window wants.
+///
+/// # Errors
+/// As reading does.
+pub fn rows(opened: &Opened, recipe: &Recipe, rows: Range<usize>) -> Result<RawRows, Fault> {
+    let source = &opened.source;
+    let reach = recipe.zinger.map_or(0, |z| z.width / 2);
+    let wide = rows.start.saturating_sub(reach)..(rows.end + reach).min(source.header.rows);
+    let margin = (rows.start - wide.start, wide.end - rows.end);
+    let read = |list: &Option<FrameList>| list.as_ref().map(|l| l.read_rows(wide.clone())).transpose();
+    let (darks, mut flats) = if recipe.normalize {
+        let mut flats = Vec::new();
+        flats.extend(read(&source.flats_before)?.map(|f| (0.0, f)));
+        let last = source.header.projections().saturating_sub(1).max(1);
+        flats.extend(read(&source.flats_after)?.map(|f| (last as f64, f)));
+        (read(&source.darks)?, flats)
+    } else {
+        (None, Vec::new())
+    };
+    flats.sort_by(|a, b| a.0.total_cmp(&b.0));
+    Ok(RawRows {
+        projections: source.projections.read_rows(wide)?,
+        margin,
+        darks,
+        flats,
+        rows,
+        floating: matches!(source.header.sample, Sample::F32 | Sample::F64),
+        at: source.projections.stack.at(),
+    })
+}
+
+/// Compares the scan's files with their stamps.
+///
+/// # Errors
+/// [`Fault::InputChanged`] with the file that changed.
+pub fn unchanged(ctx: &TaskContext) -> Result<(), Fault> {
+    match ctx.job.scan.changed() {
+        Ok(None) => Ok(()),
+        Ok(Some(path)) => Err(Fault::InputChanged(path)),
+        Err(e) => Err(Fault::reading(&ctx.job.scan.root, &e)),
+    }
+}

@@ -1,0 +1,39 @@
+//! Tomography: from counts to attenuation.
+//!
+//! Read [`convention`] first. Every function is pure: arrays in, arrays out, parallel in the current rayon pool.
+
+mod batch;
+pub mod center;
+pub mod convention;
+pub mod direct;
+pub mod error;
+pub mod filter;
+pub mod gridding;
+mod kernel;
+mod lanes;
+pub mod mask;
+pub mod normalize;
+pub mod phantom;
+pub mod quadrature;
+pub mod slab;
+pub mod stripe;
+#[cfg(test)]
+mod testing;
+pub mod zinger;
+
+// The technique itself: files, recipes, tasks. The modules above know nothing of these.
+mod chain;
+mod compute;
+mod finish;
+mod load;
+mod plan;
+pub mod preview;
+pub mod recipe;
+pub mod reconstruct;
+pub mod synth;
+mod synth_file;
+mod tasks;
+#[cfg(test)]
+mod tasks_tests;
+
+pub use tasks::Tomography;

@@ -1,0 +1,207 @@
+//! How a scan is cut into tasks, and how much memory a slab takes.
+//!
+//! Stages: `preview` (first, on its own) · `prepare` (one task: is there beam, where is the axis) · `slabs` · `finish`.
+//! Slabs are runs of detector rows: at least three per worker, so that reading, computing and writing overlap, but
+//! large enough to keep an executor's threads busy, and never larger than a task's memory.
+
+use super::gridding::Padding;
+use super::load::Opened;
+use super::recipe::{Algorithm, Recipe};
+use super::slab;
+use crate::technique::{Fault, Plan, Resources, Stage, TaskKind, TaskSpec};
+use serde::{Deserialize, Serialize};
+use std::ops::Range;
+
+/// Rows on which the axis is looked for.
+const CENTER_ROWS: usize = 5;
+
+/// What a task is to do; travels as [`TaskSpec::params`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Work {
+    /// Reconstruct one row and paint it.
+    Preview { row: usize },
+    /// Check the beam and find the axis on these rows.
+    Prepare { rows: Vec<usize> },
+    /// Reconstruct these rows.
+    Slab { index: usize, rows: Range<usize> },
+    /// Assemble the bundle.
+    Finish { shape: [usize; 3], slabs: usize, acquisition: String },
+}
+
+impl Work {
+    fn encode(&self) -> Result<Vec<u8>, Fault> {
+        bincode::serde::encode_to_vec(self, bincode::config::standard())
+            .map_err(|e| Fault::Task(format!("a task cannot be described: {e}")))
+    }
+
+    /// From a task's parameters.
+    pub fn decode(params: &[u8]) -> Result<Self, Fault> {
+        bincode::serde::decode_from_slice(params, bincode::config::standard())
+            .map(|(work, _)| work)
+            .map_err(|e| Fault::Task(format!("a task's description cannot be read: {e}")))
+    }
+
+    fn spec(&self, label: String, kind: TaskKind, cost: f64, bytes_in: u64) -> Result<TaskSpec, Fault> {
+        Ok(TaskSpec { label, kind, params: self.encode()?, cost, bytes_in })
+    }
+}
+
+/// Bytes a slab takes: what it has per row, and what it has anyway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Footprint {
+    /// Raw frames, work and image of one row.
+    pub per_row: u64,
+    /// Scratch of all threads.
+    pub fixed: u64,
+}
+
+/// Memory of a slab of a scan with these sizes; `calibrations`: flats and darks.
+#[must_use]
+pub fn footprint(angles: usize, calibrations: usize, columns: usize, threads: usize, padding: Padding) -> Footprint {
+    let per_row = slab::bytes_per_row(angles, columns) + 4 * calibrations * columns;
+    Footprint { per_row: per_row as u64, fixed: slab::fixed_bytes(columns, threads, padding) as u64 }
+}
+
+/// Rows of each slab.
+///
+/// # Errors
+/// [`Fault::Input`] when one slice does not fit a task's memory.
+pub fn cut(rows: usize, foot: Footprint, resources: &Resources) -> Result<Vec<Range<usize>>, Fault> {
+    let memory = resources.task_memory;
+    if memory < foot.per_row {
+        return Err(Fault::Input(format!(
+            "one slice needs {:.1} GiB, a task may hold {:.1} GiB; give executors more memory or fewer per node",
+            gib(foot.per_row),
+            gib(memory)
+        )));
+    }
+    // Scratch that does not fit is a matter of threads, not of rows: then one row at a time.
+    let most = (memory.saturating_sub(foot.fixed) / foot.per_row).clamp(1, rows.max(1) as u64) as usize;
+    let wanted = rows.div_ceil(3 * resources.workers.max(1) as usize);
+    // Two slices share a complex transform, and each thread takes its own.
+    let busy = 2 * resources.threads.max(1) as usize;
+    let each = wanted.max(busy).min(most).max(1);
+    let each = if each >= busy { each / busy * busy } else { each };
+    let slabs = rows.div_ceil(each).min(Plan::MAX_TASKS);
+    Ok((0..slabs).map(|i| i * rows / slabs..(i + 1) * rows / slabs).filter(|r| !r.is_empty()).collect())
+}
+
+fn gib(bytes: u64) -> f64 {
+    bytes as f64 / (1u64 << 30) as f64
+}
+
+/// Rows for the search of the axis: spread over the middle two thirds, where the sample usually is.
+fn center_rows(rows: usize) -> Vec<usize> {
+    let mut picked: Vec<usize> =
+        (0..CENTER_ROWS).map(|i| rows / 6 + (4 * rows / 6) * (2 * i + 1) / (2 * CENTER_ROWS)).collect();
+    picked.dedup();
+    picked.retain(|&r| r < rows);
+    picked
+}
+
+/// The plan of an open scan.
+pub(crate) fn plan(opened: &Opened, recipe: &Recipe, resources: &Resources) -> Result<Plan, Fault> {
+    let header = &opened.source.header;
+    let (angles, rows, columns) = (header.projections(), header.rows, header.columns);
+    let calibrations = header.flats_before + header.flats_after + header.darks;
+    let mut foot = footprint(angles, calibrations, columns, resources.threads as usize, recipe.padding);
+    if recipe.algorithm == Algorithm::Direct {
+        // Rows upsampled sixteen times in double precision.
+        foot.per_row += 8 * 16 * 2 * (angles * columns) as u64;
+    }
+    let slabs = cut(rows, foot, resources)?;
+    let row_bytes = opened.source.projections.stack.row_bytes() * (angles + calibrations) as u64;
+    let largest = slabs.iter().map(ExactSizeIterator::len).max().unwrap_or(1).max(1);
+    let tasks = slabs.iter().enumerate().map(|(index, r)| {
+        let work = Work::Slab { index, rows: r.clone() };
+        let cost = r.len() as f64 / largest as f64;
+        work.spec(format!("slab-{index:05}"), TaskKind::Stage, cost, row_bytes * r.len() as u64)
+    });
+    let tasks = tasks.collect::<Result<Vec<_>, _>>()?;
+    let picked = center_rows(rows);
+    let prepare_bytes = row_bytes * picked.len() as u64;
+    let prepare = Work::Prepare { rows: picked }.spec("prepare".into(), TaskKind::Stage, 1.0, prepare_bytes)?;
+    let preview = if recipe.preview {
+        Some(Work::Preview { row: rows / 2 }.spec("preview".into(), TaskKind::Preview, 1.0, row_bytes)?)
+    } else {
+        None
+    };
+    let finish = Work::Finish {
+        shape: [rows, columns, columns],
+        slabs: slabs.len(),
+        acquisition: acquisition(opened).to_string(),
+    };
+    Ok(Plan {
+        preview,
+        stages: vec![
+            Stage { name: "prepare".into(), tasks: vec![prepare], decide: None },
+            Stage { name: "slabs".into(), tasks, decide: None },
+        ],
+        finish: finish.spec("finish".into(), TaskKind::Finish, 1.0, 0)?,
+        items: rows as u64,
+        unit: "slices".into(),
+    })
+}
+
+/// What the manifest says about the scan.
+fn acquisition(opened: &Opened) -> serde_json::Value {
+    let h = &opened.source.header;
+    let ends = |f: fn(f64, f64) -> f64, start: f64| h.angles_deg.iter().fold(start, |a, &b| f(a, b));
+    serde_json::json!({
+        "layout": h.layout,
+        "projections": h.projections(),
+        "rows": h.rows,
+        "columns": h.columns,
+        "flats_before": h.flats_before,
+        "flats_after": h.flats_after,
+        "darks": h.darks,
+        "stored_as": h.sample,
+        "chunk": h.chunk,
+        "angles_from": h.angles_from,
+        "angle_min_deg": ends(f64::min, f64::INFINITY),
+        "angle_max_deg": ends(f64::max, f64::NEG_INFINITY),
+        "pixel_size_cm": opened.pixel_size_cm,
+        "metadata": h.metadata,
+        "notes": h.notes,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn rows_for_the_centre_exist_and_differ() {
+        for rows in [1, 2, 3, 5, 7, 100, 2048] {
+            let picked = center_rows(rows);
+            assert!(
+                !picked.is_empty() && picked.len() <= CENTER_ROWS && picked.iter().all(|&r| r < rows),
+                "{rows} {picked:?}"
+            );
+            assert!(picked.windows(2).all(|w| w[0] < w[1]));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn slabs_cover_every_row_once_and_fit(
+            rows in 1usize..5000, columns in 2usize..4096, angles in 2usize..4000,
+            workers in 1u32..300, threads in 1u32..65, memory_gib in 1u64..256,
+        ) {
+            let foot = footprint(angles, 100, columns, threads as usize, Padding::Edge);
+            let resources = Resources { workers, threads, task_memory: memory_gib << 30 };
+            if let Ok(slabs) = cut(rows, foot, &resources) {
+                let mut next = 0;
+                for slab in &slabs {
+                    prop_assert_eq!(slab.start, next);
+                    prop_assert!(slab.len() == 1 || foot.per_row * slab.len() as u64 + foot.fixed <= memory_gib << 30);
+                    next = slab.end;
+                }
+                prop_assert_eq!(next, rows);
+            } else {
+                prop_assert!(foot.per_row > memory_gib << 30);
+            }
+        }
+    }
+}

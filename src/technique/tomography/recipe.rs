@@ -1,0 +1,395 @@
+//! The recipe: what a user may ask of a tomography reconstruction, checked key by key.
+//!
+//! Contract: [`Recipe::parse`] is deterministic and total. Unknown keys and words are refused with the nearest
+//! known one; numbers are checked against their range; the result has every default written out, because its
+//! JSON is hashed into the job's identity.
+
+use super::filter::Filter;
+use super::gridding::Padding;
+use super::stripe::Stripe;
+use super::zinger::Zinger;
+use crate::technique::RecipeError;
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+/// Where the rotation axis is.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Center {
+    /// Found from the data.
+    Auto,
+    /// Zero-based column index, see [`super::convention`].
+    Pixel(f64),
+}
+
+/// How slices are reconstructed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Algorithm {
+    /// Fourier gridding: fast.
+    Gridding,
+    /// Filtered back-projection as in the formula: slow, the reference.
+    Direct,
+}
+
+/// Angles that replace those of the scan.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct AngleRule {
+    /// First angle, degrees.
+    pub start: f64,
+    /// Range, degrees; negative turns the other way.
+    pub range: f64,
+    /// The last projection lies at `start + range`.
+    pub endpoint: bool,
+}
+
+impl AngleRule {
+    /// `count` angles in degrees.
+    #[must_use]
+    pub fn angles(&self, count: usize) -> Vec<f64> {
+        let steps = if self.endpoint { count.saturating_sub(1).max(1) } else { count.max(1) };
+        (0..count).map(|i| self.start + i as f64 * self.range / steps as f64).collect()
+    }
+}
+
+/// A recipe with every default written out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// `"auto"` or a column.
+    pub center: Center,
+    /// How far from the detector's middle the axis is looked for, pixels.
+    pub center_search: f64,
+    /// `"gridding"` or `"direct"`.
+    pub algorithm: Algorithm,
+    /// Filter.
+    pub filter: Filter,
+    /// What stands beyond the ends of a row.
+    pub padding: Padding,
+    /// `"off"` or `{ size, threshold }`: a value is replaced when it exceeds the median of the `size × size` pixels
+    /// around it by this much transmission.
+    pub zinger: Option<Zinger>,
+    /// `"vo"`, `"none"` or `{ snr, large, small }`.
+    pub stripe: Option<Stripe>,
+    /// Divide by the flats after taking off the darks.
+    pub normalize: bool,
+    /// Take the negative logarithm: off for data that is absorption already.
+    pub minus_log: bool,
+    /// `"none"` or the circle's diameter as a ratio of the image's width; outside it is 0.
+    pub mask: Option<f64>,
+    /// Pixel size in micrometres, when the scan does not say or is wrong.
+    pub pixel_size_um: Option<f64>,
+    /// `{ start, range, endpoint }`, when the scan's angles are missing or wrong.
+    pub angles: Option<AngleRule>,
+    /// The stage turns the other way: angles are negated.
+    pub reverse: bool,
+    /// One plain file instead of a virtual dataset over parts.
+    pub single_file: bool,
+    /// Make the preview.
+    pub preview: bool,
+}
+
+impl Default for Recipe {
+    fn default() -> Self {
+        Self {
+            center: Center::Auto,
+            center_search: 50.0,
+            algorithm: Algorithm::Gridding,
+            filter: Filter::default(),
+            padding: Padding::default(),
+            zinger: None,
+            stripe: Some(Stripe::default()),
+            normalize: true,
+            minus_log: true,
+            mask: Some(1.0),
+            pixel_size_um: None,
+            angles: None,
+            reverse: false,
+            single_file: false,
+            preview: true,
+        }
+    }
+}
+
+/// Every key, in the order of the documentation.
+pub const KEYS: [&str; 15] = [
+    "center",
+    "center_search",
+    "algorithm",
+    "filter",
+    "padding",
+    "zinger",
+    "stripe",
+    "normalize",
+    "minus_log",
+    "mask",
+    "pixel_size_um",
+    "angles",
+    "reverse",
+    "single_file",
+    "preview",
+];
+
+impl Recipe {
+    /// Checks a recipe table.
+    ///
+    /// # Errors
+    /// The first key that cannot be used, with what to write instead.
+    pub fn parse(table: &Table) -> Result<Self, RecipeError> {
+        known_keys("", table, &KEYS)?;
+        let mut r = Self::default();
+        for (key, value) in table {
+            match key.as_str() {
+                "center" => r.center = center(value)?,
+                "center_search" => r.center_search = number(key, value, 1.0, 4096.0)?,
+                "algorithm" => r.algorithm = algorithm(value)?,
+                "filter" => r.filter = filter(value)?,
+                "padding" => {
+                    r.padding = match word(key, value, &["zero", "edge"])? {
+                        "edge" => Padding::Edge,
+                        _ => Padding::Zero,
+                    }
+                }
+                "zinger" => r.zinger = zinger(value)?,
+                "stripe" => r.stripe = stripe(value)?,
+                "normalize" => r.normalize = flag(key, value)?,
+                "minus_log" => r.minus_log = flag(key, value)?,
+                "mask" => {
+                    r.mask = match value {
+                        Value::String(_) => word(key, value, &["none"]).map(|_| None)?,
+                        _ => Some(number(key, value, 0.01, 2.0)?),
+                    }
+                }
+                "pixel_size_um" => r.pixel_size_um = Some(number(key, value, 1e-3, 1e3)?),
+                "angles" => r.angles = Some(angle_rule(value)?),
+                "reverse" => r.reverse = flag(key, value)?,
+                "single_file" => r.single_file = flag(key, value)?,
+                _ => r.preview = flag(key, value)?,
+            }
+        }
+        Ok(r)
+    }
+
+    /// From the canonical JSON that travels with the job.
+    ///
+    /// # Errors
+    /// Text that [`Recipe`] did not write.
+    pub fn from_json(text: &str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(text)
+    }
+}
+
+fn error(key: &str, problem: impl Into<String>, remedy: impl Into<String>) -> RecipeError {
+    RecipeError { key: key.to_owned(), problem: problem.into(), remedy: remedy.into() }
+}
+
+/// The nearest of some words, when it is near enough to be meant.
+fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
+    known
+        .iter()
+        .map(|k| (strsim::jaro_winkler(word, k), *k))
+        .filter(|m| m.0 > 0.7)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|m| m.1)
+}
+
+fn known_keys(prefix: &str, table: &Table, known: &[&str]) -> Result<(), RecipeError> {
+    match table.keys().find(|k| !known.contains(&k.as_str())) {
+        None => Ok(()),
+        Some(key) => Err(error(
+            &format!("{prefix}{key}"),
+            "no such key in a tomography recipe",
+            match nearest(key, known) {
+                Some(near) => format!("did you mean {near}?"),
+                None => format!("there are {}", known.join(", ")),
+            },
+        )),
+    }
+}
+
+fn word<'a>(key: &str, value: &'a Value, known: &[&str]) -> Result<&'a str, RecipeError> {
+    let list = known.join(", ");
+    match value {
+        Value::String(s) if known.contains(&s.as_str()) => Ok(s),
+        Value::String(s) => Err(error(
+            key,
+            format!("{s:?} is not known"),
+            nearest(s, known).map_or_else(|| format!("write one of {list}"), |near| format!("did you mean {near:?}?")),
+        )),
+        other => Err(error(key, format!("{other} is no word"), format!("write one of {list}"))),
+    }
+}
+
+fn flag(key: &str, value: &Value) -> Result<bool, RecipeError> {
+    value.as_bool().ok_or_else(|| error(key, format!("{value} is neither true nor false"), "write true or false"))
+}
+
+fn number(key: &str, value: &Value, low: f64, high: f64) -> Result<f64, RecipeError> {
+    let n = match value {
+        Value::Integer(i) => *i as f64,
+        Value::Float(f) => *f,
+        other => {
+            return Err(error(key, format!("{other} is no number"), format!("write a number from {low} to {high}")));
+        }
+    };
+    if n.is_finite() && (low..=high).contains(&n) {
+        Ok(n)
+    } else {
+        Err(error(key, format!("{n} is out of range"), format!("write a number from {low} to {high}")))
+    }
+}
+
+fn odd(key: &str, value: &Value, low: f64, high: f64) -> Result<usize, RecipeError> {
+    let n = number(key, value, low, high)?;
+    if n % 2.0 == 1.0 {
+        Ok(n as usize)
+    } else {
+        Err(error(key, format!("{n} is not odd"), "write an odd whole number"))
+    }
+}
+
+fn center(value: &Value) -> Result<Center, RecipeError> {
+    match value {
+        Value::String(_) => word("center", value, &["auto"]).map(|_| Center::Auto),
+        _ => number("center", value, -1e5, 1e6).map(Center::Pixel),
+    }
+}
+
+fn algorithm(value: &Value) -> Result<Algorithm, RecipeError> {
+    word("algorithm", value, &["gridding", "direct"])
+        .map(|w| if w == "direct" { Algorithm::Direct } else { Algorithm::Gridding })
+}
+
+fn filter(value: &Value) -> Result<Filter, RecipeError> {
+    let names = Filter::ALL.map(Filter::name);
+    // Other spellings of the same filter are fine; for anything else the list of names answers.
+    match value.as_str().and_then(|s| s.parse().ok()) {
+        Some(filter) => Ok(filter),
+        None => word("filter", value, &names).map(|_| Filter::default()),
+    }
+}
+
+fn zinger(value: &Value) -> Result<Option<Zinger>, RecipeError> {
+    let Value::Table(table) = value else {
+        return word("zinger", value, &["off"]).map(|_| None);
+    };
+    known_keys("zinger.", table, &["size", "threshold"])?;
+    let width = table.get("size").map_or(Ok(3), |v| odd("zinger.size", v, 3.0, 31.0))?;
+    let threshold = table.get("threshold").map_or(Ok(0.2), |v| number("zinger.threshold", v, 1e-6, 1e6))?;
+    Ok(Some(Zinger { width, threshold: threshold as f32 }))
+}
+
+fn stripe(value: &Value) -> Result<Option<Stripe>, RecipeError> {
+    let mut stripe = Stripe::default();
+    let Value::Table(table) = value else {
+        return word("stripe", value, &["vo", "none"]).map(|w| (w == "vo").then_some(stripe));
+    };
+    known_keys("stripe.", table, &["method", "snr", "large", "small", "drop_ratio"])?;
+    for (key, value) in table {
+        let dotted = format!("stripe.{key}");
+        match key.as_str() {
+            "snr" => stripe.snr = number(&dotted, value, 1.0, 100.0)?,
+            "large" => stripe.large = odd(&dotted, value, 3.0, 1001.0)?,
+            "small" => stripe.small = odd(&dotted, value, 3.0, 1001.0)?,
+            "drop_ratio" => stripe.drop_ratio = number(&dotted, value, 0.0, 0.49)?,
+            _ => {
+                word(&dotted, value, &["vo"])?;
+            }
+        }
+    }
+    Ok(Some(stripe))
+}
+
+fn angle_rule(value: &Value) -> Result<AngleRule, RecipeError> {
+    let Value::Table(table) = value else {
+        return Err(error(
+            "angles",
+            format!("{value} is no table"),
+            "write { start = 0, range = 180, endpoint = false }",
+        ));
+    };
+    known_keys("angles.", table, &["start", "range", "endpoint"])?;
+    let start = table.get("start").map_or(Ok(0.0), |v| number("angles.start", v, -1e5, 1e5))?;
+    let endpoint = table.get("endpoint").map_or(Ok(false), |v| flag("angles.endpoint", v))?;
+    let Some(range) = table.get("range") else {
+        return Err(error("angles.range", "is missing", "write the range in degrees, as range = 180"));
+    };
+    let range = number("angles.range", range, -7200.0, 7200.0)?;
+    if range.abs() < 1.0 {
+        return Err(error("angles.range", format!("{range}° is no range"), "write degrees, as 180 or 360"));
+    }
+    Ok(AngleRule { start, range, endpoint })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Recipe, RecipeError> {
+        Recipe::parse(&text.parse().unwrap())
+    }
+
+    #[test]
+    fn an_empty_recipe_is_the_default_and_survives_json() {
+        let recipe = parse("").unwrap();
+        assert_eq!(recipe, Recipe::default());
+        let json = serde_json::to_string(&recipe).unwrap();
+        assert_eq!(Recipe::from_json(&json).unwrap(), recipe);
+        assert_eq!(serde_json::to_value(&recipe).unwrap().as_object().unwrap().len(), KEYS.len());
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let recipe = parse(
+            r#"
+            center = 295
+            center_search = 30
+            algorithm = "direct"
+            filter = "Ram-Lak"
+            padding = "edge"
+            zinger = { size = 5, threshold = 0.1 }
+            stripe = { snr = 2.5, large = 31 }
+            normalize = false
+            minus_log = false
+            mask = 0.95
+            pixel_size_um = 0.65
+            angles = { range = 180, endpoint = true }
+            reverse = true
+            single_file = true
+            preview = false
+            "#,
+        )
+        .unwrap();
+        assert_eq!(recipe.center, Center::Pixel(295.0));
+        assert_eq!(recipe.filter, Filter::Ramp);
+        assert_eq!(recipe.stripe.unwrap().small, 21);
+        assert_eq!(recipe.angles.unwrap().angles(3), [0.0, 90.0, 180.0]);
+        let json = serde_json::to_string(&recipe).unwrap();
+        assert_eq!(Recipe::from_json(&json).unwrap(), recipe);
+        assert_eq!(parse("stripe = \"none\"\nmask = \"none\"\nzinger = \"off\"").unwrap().stripe, None);
+    }
+
+    #[test]
+    fn mistakes_are_named_with_a_remedy() {
+        for (text, words) in [
+            ("centre = 3", "centre|did you mean center?"),
+            ("algorithm = \"griding\"", "algorithm|did you mean \"gridding\"?"),
+            ("filter = \"shep-logn\"", "filter|shepp-logan"),
+            ("filter = 3", "filter|shepp-logan"),
+            ("center = \"middle\"", "center|auto"),
+            ("center = nan", "center|out of range"),
+            ("mask = -1", "mask|0.01"),
+            ("zinger = { size = 4 }", "zinger.size|odd"),
+            ("zinger = { treshold = 4 }", "zinger.treshold|did you mean threshold?"),
+            ("pixel_size = 1.3", "pixel_size|pixel_size_um"),
+            ("angles = { start = 3 }", "angles.range|missing"),
+            ("angles = { range = 0 }", "angles.range|no range"),
+            ("minus_log = \"yes\"", "minus_log|true or false"),
+            ("stripe = \"titarenko\"", "stripe|vo"),
+        ] {
+            let error = parse(text).unwrap_err();
+            let (key, rest) = words.split_once('|').unwrap();
+            assert!(error.key == key && error.to_string().contains(rest), "{text}: {error}");
+        }
+    }
+}

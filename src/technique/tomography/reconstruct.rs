@@ -1,0 +1,270 @@
+//! One scan from file to bundle in this process, with the code that executors run.
+//!
+//! Contract: plan, load, compute and store are those of the technique; loading, computing and storing overlap as they do
+//! in an executor. The bundle is assembled in a hidden folder beside its place and published by one rename; an existing
+//! bundle is never touched, the new one is then called `<name>~2`. After a fault nothing is left behind.
+
+use super::Tomography;
+use crate::arrivals::scan::{FileStamp, Scan, escape};
+use crate::technique::{
+    Fault, JobContext, Plan, RecipeError, Resources, TaskContext, TaskKind, TaskOutput, TaskRecord, TaskSpec, Technique,
+};
+use std::collections::BTreeMap;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Completes a bundle before it is published: writes the manifest, given the folder, the job and the finish task's result.
+pub type Seal<'a> = &'a (dyn Fn(&Path, &JobContext, &TaskOutput) -> Result<(), Fault> + Sync);
+
+/// What to reconstruct.
+#[derive(Default)]
+pub struct ReconstructOptions<'a> {
+    /// The scan's file.
+    pub scan: PathBuf,
+    /// Folder in which the bundle appears.
+    pub output: PathBuf,
+    /// Recipe as in a campaign file.
+    pub recipe: toml::Table,
+    /// Companion files by role: `dark`, `white`, `angles`.
+    pub roles: BTreeMap<String, PathBuf>,
+    /// Threads and memory; what this machine has when not given.
+    pub resources: Option<Resources>,
+    /// Writes the manifest.
+    pub seal: Option<Seal<'a>>,
+}
+
+/// What happened so far.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Progress {
+    /// The scan was read and cut: `181 projections of …`, number of tasks.
+    Planned(String, usize),
+    /// A task is done: its label, how many are, of how many.
+    Done(String, usize, usize),
+}
+
+/// A published bundle.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reconstruction {
+    /// Its folder.
+    pub bundle: PathBuf,
+    /// Files, parameters, acquisition.
+    pub output: TaskOutput,
+    /// What every task reported.
+    pub records: Vec<TaskRecord>,
+}
+
+/// Why there is no reconstruction.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReconstructError {
+    /// The recipe cannot be used.
+    #[error("recipe: {0}")]
+    Recipe(#[from] RecipeError),
+    /// The scan, the storage or the program.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+}
+
+/// Reconstructs one scan.
+///
+/// # Errors
+/// [`ReconstructError`]; nothing is left behind then.
+pub fn reconstruct(
+    options: &ReconstructOptions<'_>,
+    progress: &mut dyn FnMut(&Progress),
+) -> Result<Reconstruction, ReconstructError> {
+    let technique = Tomography;
+    let recipe = technique.recipe(&options.recipe)?.to_string();
+    let scan = scan_of(&options.scan, &options.roles)?;
+    let name = escape(&scan.name);
+    std::fs::create_dir_all(&options.output).map_err(|e| Fault::writing(&options.output, &e))?;
+    let output = options.output.canonicalize().map_err(|e| Fault::writing(&options.output, &e))?;
+    let staging = Staging::make(&output, &name)?;
+    let job = JobContext {
+        job: 0,
+        key: name.clone(),
+        scan,
+        technique: technique.name().to_owned(),
+        recipe,
+        staging: staging.path.clone(),
+        campaign: String::new(),
+        resources: options.resources.unwrap_or_else(resources),
+        carry: Vec::new(),
+        epoch: 0,
+    };
+    let mut run = Run { technique, job, records: Vec::new(), done: 0, total: 0 };
+    let inspection = run.technique.inspect(&run.context(spec("probe", TaskKind::Probe)))?;
+    let plan = run.technique.plan(&run.context(spec("plan", TaskKind::Plan)))?;
+    run.total = plan.stages.iter().map(|s| s.tasks.len()).sum::<usize>() + usize::from(plan.preview.is_some()) + 1;
+    progress(&Progress::Planned(inspection.summary, run.total));
+    let finished = run.all(plan, progress)?;
+    if let Some(seal) = options.seal {
+        seal(&staging.path, &run.job, &finished)?;
+    }
+    let bundle = staging.publish(&output, &name)?;
+    Ok(Reconstruction { bundle, output: finished, records: run.records })
+}
+
+fn spec(label: &str, kind: TaskKind) -> TaskSpec {
+    TaskSpec { label: label.to_owned(), kind, params: Vec::new(), cost: 1.0, bytes_in: 0 }
+}
+
+/// A scan of one file, as arrivals would make it.
+fn scan_of(path: &Path, roles: &BTreeMap<String, PathBuf>) -> Result<Scan, Fault> {
+    let stamp = |path: &Path, name: PathBuf| -> Result<FileStamp, Fault> {
+        let meta = std::fs::metadata(path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => Fault::Input(format!("{}: there is no such file", path.display())),
+            _ => Fault::reading(path, &e),
+        })?;
+        Ok(FileStamp::from_metadata(name, &meta))
+    };
+    stamp(path, PathBuf::new())?;
+    let path = path.canonicalize().map_err(|e| Fault::reading(path, &e))?;
+    let (Some(root), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(Fault::Input(format!("{}: not a file", path.display())));
+    };
+    let member = stamp(&path, PathBuf::from(name))?;
+    let mut found = BTreeMap::new();
+    for (role, file) in roles {
+        if !Tomography.roles().contains(&role.as_str()) {
+            let known = Tomography.roles().join(", ");
+            return Err(Fault::Input(format!("{role}: tomography has no such role; there are {known}")));
+        }
+        let file = file.canonicalize().map_err(|e| Fault::Input(format!("{}: {e}", file.display())))?;
+        found.insert(role.clone(), vec![stamp(&file, file.clone())?]);
+    }
+    let last_byte_ms = u64::try_from(member.mtime_ns.max(member.ctime_ns) / 1_000_000).unwrap_or(0);
+    Ok(Scan {
+        stream: String::new(),
+        name: name.to_string_lossy().into_owned(),
+        root: root.to_owned(),
+        members: vec![member],
+        roles: found,
+        last_byte_ms,
+        complete_ms: last_byte_ms,
+    })
+}
+
+/// Threads and memory of this machine: a task may hold a quarter of what is available, for three overlap.
+fn resources() -> Resources {
+    let available = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find(|l| l.starts_with("MemAvailable:"))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok()
+    });
+    let threads = u32::try_from(rayon::current_num_threads()).unwrap_or(1);
+    Resources { workers: 1, threads, task_memory: available.map_or(8 << 30, |kib| kib * 1024) / 4 }
+}
+
+struct Run {
+    technique: Tomography,
+    job: JobContext,
+    records: Vec<TaskRecord>,
+    done: usize,
+    total: usize,
+}
+
+impl Run {
+    fn context(&self, task: TaskSpec) -> TaskContext {
+        TaskContext { job: Arc::new(self.job.clone()), task, attempt: 1, host: String::new(), rank: 0 }
+    }
+
+    fn all(&mut self, plan: Plan, progress: &mut dyn FnMut(&Progress)) -> Result<TaskOutput, Fault> {
+        if let Some(preview) = plan.preview {
+            // Its failure does not fail the job; what is wrong with the scan shows in the next stage.
+            let _ = self.stage(0, vec![preview], progress);
+        }
+        for (i, stage) in plan.stages.into_iter().enumerate() {
+            self.stage(i as u32 + 1, stage.tasks, progress)?;
+            self.job.carry = self.records.clone();
+        }
+        self.stage(u32::MAX, vec![plan.finish], progress)?;
+        let last = self.records.last().map(|r| r.output.clone());
+        last.ok_or_else(|| Fault::Task("the finish task reported nothing".to_owned()))
+    }
+
+    /// Runs independent tasks as a pipeline of three: this thread stores.
+    fn stage(&mut self, stage: u32, tasks: Vec<TaskSpec>, progress: &mut dyn FnMut(&Progress)) -> Result<(), Fault> {
+        let job = Arc::new(self.job.clone());
+        let technique = self.technique;
+        let context = |task: TaskSpec| TaskContext { job: Arc::clone(&job), task, attempt: 1, host: host(), rank: 0 };
+        let (to_compute, loaded) = crossbeam::channel::bounded(1);
+        let (to_store, computed) = crossbeam::channel::bounded(1);
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                for task in tasks {
+                    let ctx = context(task);
+                    let result = technique.load(&ctx);
+                    // Nobody listens after a fault downstream.
+                    if to_compute.send((ctx, result)).is_err() {
+                        return;
+                    }
+                }
+            });
+            scope.spawn(move || {
+                for (ctx, result) in loaded {
+                    let result = result.and_then(|payload| technique.compute(&ctx, payload));
+                    if to_store.send((ctx, result)).is_err() {
+                        return;
+                    }
+                }
+            });
+            for (ctx, result) in computed {
+                let output = technique.store(&ctx, result?)?;
+                let TaskSpec { label, kind, .. } = ctx.task;
+                self.done += 1;
+                progress(&Progress::Done(label.clone(), self.done, self.total));
+                self.records.push(TaskRecord { stage, label, kind, host: ctx.host, rank: ctx.rank, output });
+            }
+            Ok(())
+        })
+    }
+}
+
+fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// The hidden folder of an unfinished bundle; removed unless published.
+struct Staging {
+    path: PathBuf,
+}
+
+impl Staging {
+    fn make(output: &Path, name: &str) -> Result<Self, Fault> {
+        for n in 0..1000 {
+            let path = output.join(format!(".staging-{name}.{}.{n}", std::process::id()));
+            match std::fs::DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => return Ok(Self { path }),
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(Fault::writing(&path, &e)),
+            }
+        }
+        Err(Fault::Task(format!("{}: a thousand unfinished bundles of {name} lie here", output.display())))
+    }
+
+    fn publish(self, output: &Path, name: &str) -> Result<PathBuf, Fault> {
+        use std::os::unix::fs::PermissionsExt;
+        let readable = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&self.path, readable).map_err(|e| Fault::writing(&self.path, &e))?;
+        for n in 1..100_000 {
+            let target = output.join(if n == 1 { name.to_owned() } else { format!("{name}~{n}") });
+            if target.symlink_metadata().is_ok() {
+                continue;
+            }
+            match std::fs::rename(&self.path, &target) {
+                Ok(()) => return Ok(target),
+                // Somebody took the name in between.
+                Err(e) if target.symlink_metadata().is_ok() => drop(e),
+                Err(e) => return Err(Fault::writing(&target, &e)),
+            }
+        }
+        Err(Fault::Task(format!("{}: too many bundles are called {name}", output.display())))
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // After a publish there is nothing under this name any more.
+        let _ = std::fs::remove_dir_all(&self.path);
+    }
+}
