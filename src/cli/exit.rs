@@ -151,9 +151,14 @@ pub trait OrExit<T> {
     fn or_exit(self, exit: Exit) -> anyhow::Result<T>;
 }
 
+/// An error that ends the process with `exit`.
+pub(super) fn coded(exit: Exit, inner: anyhow::Error) -> anyhow::Error {
+    anyhow::Error::new(Coded { exit, inner })
+}
+
 impl<T, E: Into<anyhow::Error>> OrExit<T> for Result<T, E> {
     fn or_exit(self, exit: Exit) -> anyhow::Result<T> {
-        self.map_err(|e| anyhow::Error::new(Coded { exit, inner: e.into() }))
+        self.map_err(|e| coded(exit, e.into()))
     }
 }
 

@@ -150,6 +150,18 @@ pub fn shows_progress() -> bool {
     io::stderr().is_terminal() && tracing::enabled!(tracing::Level::INFO)
 }
 
+/// A technique's fault as an error with its exit code.
+pub(crate) fn fault(fault: &crate::technique::Fault) -> anyhow::Error {
+    use crate::technique::Fault;
+    let exit = match fault {
+        Fault::Input(_) => Exit::Data,
+        Fault::NotYet(_) | Fault::InputChanged(_) => Exit::TryLater,
+        Fault::Storage(_) => Exit::Io,
+        Fault::Task(_) => Exit::Failed,
+    };
+    exit::coded(exit, anyhow::anyhow!("{fault}"))
+}
+
 /// Standard output was closed by its reader; nothing to complain about.
 #[derive(Debug, thiserror::Error)]
 #[error("standard output was closed")]

@@ -1,8 +1,14 @@
 //! `beampilot reconstruct`: one scan, here and now, without a campaign.
 
-use super::Exit;
+use super::{Exit, OrExit};
+use crate::publish;
+use crate::technique::tomography::reconstruct::{Progress, ReconstructError, ReconstructOptions, reconstruct};
+use crate::technique::{Fault, JobContext, TaskContext, TaskKind, TaskOutput, TaskSpec};
+use crate::worker::topology;
 use anyhow::anyhow;
+use indicatif::{ProgressBar, ProgressStyle};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Reconstructs one scan on this machine.
 ///
@@ -68,8 +74,47 @@ fn entry(text: &str) -> Result<(String, toml::Value), String> {
 ///
 /// # Errors
 /// What the frame turns into an exit code.
-pub fn run(_args: Args) -> anyhow::Result<Exit> {
-    Err(anyhow!("not merged yet"))
+pub fn run(args: Args) -> anyhow::Result<Exit> {
+    if args.technique != "tomography" {
+        let what = anyhow!("technique `{}` cannot be run on one scan; `tomography` can", args.technique);
+        return Err(what).or_exit(Exit::Usage);
+    }
+    let bar = if super::shows_progress() { ProgressBar::new(0) } else { ProgressBar::hidden() };
+    bar.set_style(
+        ProgressStyle::with_template("{bar:40} {pos}/{len} {msg}").unwrap_or_else(|_| ProgressStyle::default_bar()),
+    );
+    let options = ReconstructOptions {
+        recipe: args.recipe_table(),
+        scan: args.scan,
+        output: args.output,
+        seal: Some(&|_, job, output| seal(job, output)),
+        ..ReconstructOptions::default()
+    };
+    let done = reconstruct(&options, &mut |progress| match progress {
+        Progress::Planned(summary, tasks) => {
+            tracing::info!("{summary}");
+            bar.set_length(*tasks as u64);
+        }
+        Progress::Done(label, n, _) => {
+            bar.set_message(label.clone());
+            bar.set_position(*n as u64);
+        }
+    });
+    bar.finish_and_clear();
+    let done = match done {
+        Ok(done) => done,
+        Err(ReconstructError::Recipe(e)) => return Err(e).or_exit(Exit::Config),
+        Err(ReconstructError::Fault(fault)) => return Err(super::fault(&fault)),
+    };
+    super::print(&format!("{}\n", done.bundle.display()))?;
+    Ok(Exit::Done)
+}
+
+fn seal(job: &JobContext, output: &TaskOutput) -> Result<(), Fault> {
+    let task = TaskSpec { label: "finish".into(), kind: TaskKind::Finish, params: Vec::new(), cost: 1.0, bytes_in: 0 };
+    let job = Arc::new(job.clone());
+    let context = TaskContext { job, task, attempt: 0, host: topology::host(), rank: 0 };
+    publish::seal(&context, output.clone()).map(|_| ())
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! `beampilot synth`: scans that nobody measured, for trying things out.
 
-use super::Exit;
-use anyhow::anyhow;
+use super::{Exit, OrExit};
+use crate::technique::tomography::synth::{SynthLayout, SynthOptions, synth};
+use anyhow::Context;
 use clap::{Subcommand, ValueEnum};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Makes synthetic scans.
 #[derive(Debug, clap::Args)]
@@ -88,10 +90,38 @@ pub enum Layout {
     Nxtomo,
 }
 
+/// Gain error of ring-making columns.
+const RING_GAIN: f64 = 0.05;
+
 /// Runs it.
 ///
 /// # Errors
 /// What the frame turns into an exit code.
-pub fn run(_args: Args) -> anyhow::Result<Exit> {
-    Err(anyhow!("not merged yet"))
+pub fn run(args: Args) -> anyhow::Result<Exit> {
+    let Technique::Tomography(args) = args.technique;
+    let slow = args.slow.map(Duration::try_from_secs_f64).transpose().context("--slow").or_exit(Exit::Usage)?;
+    let options = SynthOptions {
+        out: args.out,
+        size: args.size,
+        angles: args.angles,
+        slices: args.slices,
+        range_deg: match args.range {
+            Range::Half => 180.0,
+            Range::Full => 360.0,
+        },
+        center: args.center,
+        layout: match args.layout {
+            Layout::DataExchange => SynthLayout::DataExchange,
+            Layout::Nxtomo => SynthLayout::NxTomo,
+        },
+        photons: args.noise,
+        rings: if args.rings { RING_GAIN } else { 0.0 },
+        seed: args.seed,
+        truth: args.truth,
+        slow,
+        ..SynthOptions::default()
+    };
+    synth(&options).map_err(|fault| super::fault(&fault))?;
+    tracing::info!("wrote {}", options.out.display());
+    Ok(Exit::Done)
 }

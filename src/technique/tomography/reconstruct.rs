@@ -5,7 +5,8 @@
 //! bundle is never touched, the new one is then called `<name>~2`. After a fault nothing is left behind.
 
 use super::Tomography;
-use crate::arrivals::scan::{FileStamp, Scan, escape};
+use crate::arrivals::scan::{FileStamp, Scan};
+use crate::store::layout::bundle_stem;
 use crate::technique::{
     Fault, JobContext, Plan, RecipeError, Resources, TaskContext, TaskKind, TaskOutput, TaskRecord, TaskSpec, Technique,
 };
@@ -76,7 +77,7 @@ pub fn reconstruct(
     let technique = Tomography;
     let recipe = technique.recipe(&options.recipe)?.to_string();
     let scan = scan_of(&options.scan, &options.roles)?;
-    let name = escape(&scan.name);
+    let name = bundle_stem(&scan.name, &scan.name);
     std::fs::create_dir_all(&options.output).map_err(|e| Fault::writing(&options.output, &e))?;
     let output = options.output.canonicalize().map_err(|e| Fault::writing(&options.output, &e))?;
     let staging = Staging::make(&output, &name)?;
