@@ -39,12 +39,12 @@ fn peak_flops() -> f64 {
         let x = std::hint::black_box([1e-6_f32; 8]);
         let y = std::hint::black_box([0.999_999_f32; 8]);
         for _ in 0..n {
-            for chain in 0..12 {
+            for chain in &mut a {
                 for l in 0..8 {
-                    a[chain][l] = if FMA {
-                        a[chain][l].mul_add(y[l], x[l])
+                    chain[l] = if FMA {
+                        chain[l].mul_add(y[l], x[l])
                     } else {
-                        a[chain][l] * y[l] + x[l]
+                        chain[l] * y[l] + x[l]
                     };
                 }
             }
