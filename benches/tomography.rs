@@ -179,6 +179,8 @@ fn main() {
         let floor = (cost.flops / flops_peak).max(cost.bytes / bandwidth);
         for (used, slices) in [
             (1, 16),
+            (1, 8),
+            (1, 2),
             (threads, 16 * threads),
             (threads, threads),
             (threads, 1),

@@ -5,7 +5,7 @@
 //! of a row padded to `P ≥ 2N`, `H` the filter ([`super::filter`]), `w` the angular weights ([`super::quadrature`]) and `c`
 //! the centre. This *is* filtered back-projection with rows interpolated without error; the double sum is evaluated as a
 //! non-uniform Fourier transform (O'Sullivan, IEEE Trans. Med. Imaging 4, 200 (1985), and the references of the
-//! kernel): each sample at frequency `m/P (cos θ, sin θ)` is spread with a kernel of 4² taps ([`super::kernel`]) onto a
+//! kernel): each sample at frequency `m/P (cos θ, sin θ)` is spread with a kernel of 4² taps (module `kernel`) onto a
 //! Cartesian grid of `M ≥ 1.5 N` cells (2 N with [`Padding::Edge`]; `N` the wider of row and image), an inverse
 //! two-dimensional transform follows, and the image is divided by the kernel's transform. The row `m = ±P/2` (Nyquist) is split evenly between both signs, as real interpolation needs.
 //!
@@ -346,7 +346,7 @@ impl Plan {
 fn lanes_for(rows: usize, threads: usize) -> usize {
     let time =
         |lanes: usize, cost: f64| rows.div_ceil(2 * lanes).div_ceil(threads.max(1)) as f64 * cost;
-    [(8, time(8, 1.0)), (4, time(4, 0.6)), (1, time(1, 0.35))]
+    [(8, time(8, 1.0)), (4, time(4, 0.6)), (1, time(1, 0.44))]
         .into_iter()
         .min_by(|a, b| a.1.total_cmp(&b.1))
         .map_or(8, |(lanes, _)| lanes)
