@@ -39,7 +39,7 @@ impl Pilot {
     fn signal(&self, name: &str, group: bool) {
         let pid = self.child.id().to_string();
         let target = if group { format!("-{pid}") } else { pid };
-        let _ = Command::new("kill").args([&format!("-{name}"), "--", &target]).status();
+        let _ = Command::new("kill").args([&format!("-{name}"), "--", &target]).stderr(Stdio::null()).status();
     }
 
     /// SIGKILL to launcher, ranks and all.
@@ -162,7 +162,11 @@ impl Rig {
         let out = self.path(name);
         std::fs::create_dir_all(out.parent().unwrap()).unwrap();
         let mut args = vec!["-q", "synth", "tomography", out.to_str().unwrap()];
-        args.extend(["--size", "48", "--angles", "60", "--slices", "8"]);
+        for (option, value) in [("--size", "64"), ("--angles", "90"), ("--slices", "8")] {
+            if !extra.contains(&option) {
+                args.extend([option, value]);
+            }
+        }
         args.extend(extra);
         let output = Command::new(BIN).args(&args).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

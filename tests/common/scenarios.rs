@@ -11,7 +11,10 @@ fn bundle(rig: &Rig, scan: &str) -> PathBuf {
 /// Scans of both layouts are published whole, once, and a second run finds nothing to do.
 pub fn once_publishes_everything(launcher: Launcher) {
     let rig = Rig::new(launcher, "");
-    rig.synth("in/a.h5", &["--center", "25.5", "--truth", rig.path("truth.h5").to_str().unwrap()]);
+    rig.synth(
+        "in/a.h5",
+        &["--size", "128", "--angles", "180", "--center", "61.5", "--truth", rig.path("truth.h5").to_str().unwrap()],
+    );
     rig.synth("in/day 1/b.h5", &["--layout", "nxtomo"]);
     let before = std::fs::read(rig.path("in/a.h5")).unwrap();
     let (code, log) = rig.once();
@@ -25,7 +28,7 @@ pub fn once_publishes_everything(launcher: Launcher) {
     assert!(recon.iter().all(|v| v.is_finite()));
     let m = manifest(&a);
     let center = m["parameters"]["rotation_center_px"].as_f64().unwrap();
-    assert!((center - 25.5).abs() < 0.3, "found {center}, planted 25.5");
+    assert!((center - 61.5).abs() < 0.15, "found {center}, planted 61.5");
     assert_eq!(m["technique"], "tomography");
     assert_eq!(m["input"]["scan"], "a.h5");
     assert!(!m["tasks"].as_array().unwrap().is_empty() && m["software"]["commit"].is_string());
