@@ -5,14 +5,14 @@
 //! same cells); fold the halo; transform columns, keeping the image's rows only; transform those rows and write out.
 //! Grid cells are `[re of all lanes, im of all lanes]`, so a tap is one aligned multiply-add per vector.
 
-use ndarray::{ArrayView3, ArrayViewMut3, Axis};
+use ndarray::{ArrayView3, ArrayViewMut3, Axis, s};
 
 use super::gridding::{HALO, Padding, Plan, Ray};
 use super::kernel::WIDTH;
 use super::lanes::{Cell, Lane};
 
 /// Grid columns transformed together: adjacent cells of a row then come in one stretch of memory.
-pub(super) const COLUMNS_AT_ONCE: usize = 4;
+pub(super) const COLUMNS_AT_ONCE: usize = 8;
 
 /// Which compilation of the loops to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,12 +94,27 @@ fn body<V: Lane, const FMA: bool>(
     scratch.grid.fill(Cell::ZERO);
     for ray in &plan.rays {
         load(plan, rows.index_axis(Axis(1), ray.index), &mut scratch.row);
-        plan.row_fft.process::<V, FMA>(&mut scratch.row, &mut scratch.row_work);
+        plan.row_fft
+            .process::<V, FMA>(&mut scratch.row, &mut scratch.row_work);
         spread::<V, FMA>(plan, ray, &scratch.row, &mut scratch.grid);
     }
     fold(plan.grid, &mut scratch.grid);
     transform_columns::<V, FMA>(plan, scratch);
     transform_rows::<V, FMA>(plan, scratch, &mut images);
+}
+
+/// Cells handled at a time where lanes are filled or emptied: 8 KiB, so that the lanes' passes find them in the first cache.
+const BLOCK: usize = 128;
+
+/// Puts a value of slice `i` of the batch in its place.
+#[inline(always)]
+fn put<V: Lane>(cell: &mut Cell<V>, i: usize, value: f32) {
+    let part = if i.is_multiple_of(2) {
+        &mut cell.re
+    } else {
+        &mut cell.im
+    };
+    part.as_mut_slice()[i / 2] = value;
 }
 
 /// Rows of one angle `[row, column]` into lanes: row `2l` is the real part of lane `l`, row `2l + 1` its imaginary part.
@@ -108,27 +123,45 @@ fn load<V: Lane>(plan: &Plan, rows: ndarray::ArrayView2<'_, f32>, line: &mut [Ce
     let n = plan.columns;
     line.fill(Cell::ZERO);
     for (i, row) in rows.outer_iter().enumerate() {
-        let (lane, imaginary) = (i / 2, i % 2 == 1);
-        let put = |cell: &mut Cell<V>, value: f32| {
-            let part = if imaginary { &mut cell.im } else { &mut cell.re };
-            part.as_mut_slice()[lane] = value;
-        };
-        match row.as_slice() {
-            Some(row) => line.iter_mut().zip(row).for_each(|(cell, &v)| put(cell, v)),
-            None => line.iter_mut().zip(row.iter()).for_each(|(cell, &v)| put(cell, v)),
+        if row.as_slice().is_none() {
+            line.iter_mut()
+                .zip(row.iter())
+                .for_each(|(cell, &v)| put(cell, i, v));
         }
+    }
+    for first in (0..n).step_by(BLOCK) {
+        let last = (first + BLOCK).min(n);
+        for (i, row) in rows.outer_iter().enumerate() {
+            if let Some(row) = row.to_slice() {
+                line[first..last]
+                    .iter_mut()
+                    .zip(&row[first..last])
+                    .for_each(|(cell, &v)| put(cell, i, v));
+            }
+        }
+    }
+    for (i, row) in rows.outer_iter().enumerate() {
         if plan.padding == Padding::Edge {
             // The row is periodic in the padded length: its right half of the pad continues the right end, the rest the left.
             let split = n + (plan.padded - n) / 2;
-            line[n..split].iter_mut().for_each(|cell| put(cell, row[n - 1]));
-            line[split..].iter_mut().for_each(|cell| put(cell, row[0]));
+            line[n..split]
+                .iter_mut()
+                .for_each(|cell| put(cell, i, row[n - 1]));
+            line[split..]
+                .iter_mut()
+                .for_each(|cell| put(cell, i, row[0]));
         }
     }
 }
 
 /// Filters one transformed row and spreads its samples onto the grid.
 #[inline(always)]
-fn spread<V: Lane, const FMA: bool>(plan: &Plan, ray: &Ray, line: &[Cell<V>], grid: &mut [Cell<V>]) {
+fn spread<V: Lane, const FMA: bool>(
+    plan: &Plan,
+    ray: &Ray,
+    line: &[Cell<V>],
+    grid: &mut [Cell<V>],
+) {
     let edge = plan.grid + 2 * HALO;
     let middle = (plan.grid / 2 + HALO) as f64;
     let step = plan.grid as f64 / plan.padded as f64;
@@ -170,14 +203,18 @@ fn add_sample<V: Lane, const FMA: bool>(
 ) {
     // Positions are positive, so that truncation after adding one is the next integer above (or one, for integers).
     let (left, top) = (x - WIDTH as f64 / 2.0, y - WIDTH as f64 / 2.0);
-    let (column, row) = (left as usize + 1, top as usize + 1);
-    let across = plan.kernel.weights((column as f64 - left) as f32);
-    let down = plan.kernel.weights((row as f64 - top) as f32);
-    let mut at = row * edge + column;
+    let (column, row) = (left as i32 + 1, top as i32 + 1);
+    let across = plan.kernel.weights((f64::from(column) - left) as f32);
+    let down = plan.kernel.weights((f64::from(row) - top) as f32);
+    let mut at = row as usize * edge + column as usize;
     for weight in down {
-        let cells = &mut grid[at..at + WIDTH];
-        for (cell, w) in cells.iter_mut().zip(across) {
-            *cell = cell.add_scaled::<FMA>(w * weight, sample);
+        let part = sample.scale(weight);
+        // The halo is as wide as the kernel reaches: there always are cells.
+        let Some(cells) = grid.get_mut(at..).and_then(<[_]>::first_chunk_mut::<WIDTH>) else {
+            return;
+        };
+        for k in 0..WIDTH {
+            cells[k] = cells[k].add_scaled::<FMA>(across[k], part);
         }
         at += edge;
     }
@@ -187,7 +224,11 @@ fn add_sample<V: Lane, const FMA: bool>(
 #[inline(always)]
 fn fold<V: Lane>(grid_edge: usize, grid: &mut [Cell<V>]) {
     let edge = grid_edge + 2 * HALO;
-    let halo = || (0..HALO).map(|h| (h, h + grid_edge)).chain((0..HALO).map(|h| (HALO + grid_edge + h, HALO + h)));
+    let halo = || {
+        (0..HALO)
+            .map(|h| (h, h + grid_edge))
+            .chain((0..HALO).map(|h| (HALO + grid_edge + h, HALO + h)))
+    };
     for (from, to) in halo() {
         for column in 0..edge {
             grid[to * edge + column] = grid[to * edge + column].add(grid[from * edge + column]);
@@ -213,7 +254,8 @@ fn transform_columns<V: Lane, const FMA: bool>(plan: &Plan, scratch: &mut Scratc
             }
         }
         for column in scratch.columns.chunks_exact_mut(m).take(together) {
-            plan.grid_fft.process::<V, FMA>(column, &mut scratch.column_work);
+            plan.grid_fft
+                .process::<V, FMA>(column, &mut scratch.column_work);
         }
         for (i, &factor) in plan.deapodise.iter().enumerate() {
             let k = image_index(i, plan);
@@ -229,7 +271,11 @@ fn transform_columns<V: Lane, const FMA: bool>(plan: &Plan, scratch: &mut Scratc
 #[inline(always)]
 fn image_index(i: usize, plan: &Plan) -> usize {
     let half = plan.size / 2;
-    if i >= half { i - half } else { plan.grid + i - half }
+    if i >= half {
+        i - half
+    } else {
+        plan.grid + i - half
+    }
 }
 
 /// Transforms the image's rows and writes them out.
@@ -242,14 +288,26 @@ fn transform_rows<V: Lane, const FMA: bool>(
     let (m, edge) = (plan.grid, plan.grid + 2 * HALO);
     for iy in 0..plan.size {
         let line = &mut scratch.grid[(HALO + iy) * edge + HALO..][..m];
-        plan.grid_fft.process::<V, FMA>(line, &mut scratch.column_work);
-        for (slice, mut image) in images.outer_iter_mut().enumerate() {
-            let (lane, imaginary) = (slice / 2, slice % 2 == 1);
-            let mut out = image.index_axis_mut(Axis(0), iy);
-            for (i, (value, factor)) in out.iter_mut().zip(&plan.deapodise).enumerate() {
-                let cell = &line[image_index(i, plan)];
-                let part = if imaginary { &cell.im } else { &cell.re };
-                *value = part.as_slice()[lane] * factor;
+        plan.grid_fft
+            .process::<V, FMA>(line, &mut scratch.column_work);
+        // The image's left half lies at the end of the transformed line.
+        let half = plan.size / 2;
+        for (start, end, from) in [(0, half, m - half), (half, plan.size, 0)] {
+            for first in (start..end).step_by(BLOCK) {
+                let last = (first + BLOCK).min(end);
+                let cells = &line[from + first - start..from + last - start];
+                let factors = &plan.deapodise[first..last];
+                for (i, mut image) in images.outer_iter_mut().enumerate() {
+                    let mut out = image.slice_mut(s![iy, first..last]);
+                    for ((value, cell), factor) in out.iter_mut().zip(cells).zip(factors) {
+                        let part = if i.is_multiple_of(2) {
+                            &cell.re
+                        } else {
+                            &cell.im
+                        };
+                        *value = part.as_slice()[i / 2] * factor;
+                    }
+                }
             }
         }
     }
