@@ -114,7 +114,8 @@ fn search(shared: &Shared<'_>, sinograms: &[(usize, String, Array2<f32>)]) -> Re
 /// [`Fault::Input`] for data or a geometry that cannot be reconstructed.
 pub fn slab(shared: &Shared<'_>, center: f64, raw: RawRows) -> Result<(Array3<f32>, Repaired), Fault> {
     let at = raw.at.clone();
-    let (integrals, repaired) = line_integrals(raw, shared.recipe)?;
+    let (mut integrals, repaired) = line_integrals(raw, shared.recipe)?;
+    integrals.remove_stripes(shared.recipe, &at)?;
     let volume = images(shared, center, integrals.sinograms(), &at)?;
     Ok((volume, repaired))
 }
@@ -160,7 +161,7 @@ pub struct Picture {
 pub fn picture(shared: &Shared<'_>, raw: RawRows) -> Result<Picture, Fault> {
     check_beam(std::slice::from_ref(&raw), shared.recipe)?;
     let (row, at) = (raw.rows.start, raw.at.clone());
-    let (integrals, _) = line_integrals(raw, shared.recipe)?;
+    let (mut integrals, _) = line_integrals(raw, shared.recipe)?;
     let sinogram = integrals.sinograms().index_axis(Axis(0), 0).to_owned();
     let axial = match shared.recipe.center {
         Center::Pixel(px) => {
@@ -168,6 +169,7 @@ pub fn picture(shared: &Shared<'_>, raw: RawRows) -> Result<Picture, Fault> {
         }
         Center::Auto => search(shared, &[(row, at.clone(), sinogram.clone())])?,
     };
+    integrals.remove_stripes(shared.recipe, &at)?;
     let volume = images(shared, axial.rotation_center_px, integrals.sinograms(), &at)?;
     Ok(Picture { axial, slice: volume.index_axis(Axis(0), 0).to_owned(), sinogram })
 }

@@ -101,6 +101,46 @@ fn stripe_removal_helps_against_rings_and_harms_little_without() {
 }
 
 #[test]
+fn stripe_removal_does_not_move_the_axis() {
+    let (dir, o) = made(|o| (o.size, o.slices, o.center) = (256, 24, Some(125.0)));
+    let r = run(dir.path(), &o.out, "stripe = \"vo\"").unwrap();
+    assert!((center(&r) - 125.0).abs() <= 0.25, "{}", center(&r));
+    let preview = r.records.iter().find(|r| r.kind == TaskKind::Preview).unwrap();
+    assert!(preview.output.carry.contains("\"rotation_center_px\":12"), "{}", preview.output.carry);
+}
+
+/// The chain here and [`super::slab::Chain`], which benchmarks and device code are held to, are one chain.
+#[test]
+fn the_chain_is_that_of_the_slab_module() {
+    use super::{chain, compute, recipe::Recipe, slab, zinger::Zinger};
+    let counts = |n: usize, base: f32| {
+        Array3::from_shape_fn((n, 4, 64), |(a, r, u)| base + ((a * 7 + r * 3 + u * 5) % 11) as f32)
+    };
+    let (data, dark, before, after) = (counts(40, 500.0), counts(3, 10.0), counts(2, 900.0), counts(2, 850.0));
+    let zinger = Some(Zinger { width: 3, threshold: 0.005 });
+    let recipe = Recipe { zinger, stripe: None, ..Recipe::default() };
+    let angles: Vec<f64> = (0..40).map(|i| (f64::from(i) * 4.5).to_radians()).collect();
+    let raw = chain::RawRows {
+        rows: 0..4,
+        margin: (0, 0),
+        projections: data.clone(),
+        darks: Some(dark.clone()),
+        flats: vec![(0.0, before.clone()), (39.0, after.clone())],
+        floating: true,
+        at: String::new(),
+    };
+    let shared = compute::Shared { recipe: &recipe, angles: &angles, pixel_size_cm: Some(1e-4) };
+    let (got, repaired) = compute::slab(&shared, 30.5, raw).unwrap();
+    let options = slab::Options { zinger, stripe: None, pixel_size_cm: Some(1e-4), ..slab::Options::default() };
+    let mean = super::normalize::mean_frame;
+    let flats = [(0.0, before), (39.0, after)].map(|(at, f)| super::normalize::Flat { at, mean: mean(f.view()) });
+    let chain = slab::Chain::new(64, &angles, 30.5, options).unwrap();
+    let (want, stats) = chain.run(data, &mean(dark.view()), &flats).unwrap();
+    assert!(repaired.zingers > 0 && repaired.zingers == stats.zingers);
+    assert_eq!(got, want);
+}
+
+#[test]
 fn the_same_seed_makes_the_same_counts() {
     let (_a, a) = made(|o| (o.photons, o.size) = (Some(1e3), 32));
     let (_b, b) = made(|o| (o.photons, o.size) = (Some(1e3), 32));
