@@ -41,11 +41,7 @@ fn peak_flops() -> f64 {
         for _ in 0..n {
             for chain in &mut a {
                 for l in 0..8 {
-                    chain[l] = if FMA {
-                        chain[l].mul_add(y[l], x[l])
-                    } else {
-                        chain[l] * y[l] + x[l]
-                    };
+                    chain[l] = if FMA { chain[l].mul_add(y[l], x[l]) } else { chain[l] * y[l] + x[l] };
                 }
             }
         }
@@ -92,15 +88,12 @@ fn relative_l2(got: ArrayView2<f32>, want: ArrayView2<f32>) -> f64 {
 fn striped(sinogram: &Array2<f32>) -> Array2<f32> {
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(17);
     let mut out = sinogram.mapv(|v| v + 20.0);
-    out.iter_mut()
-        .for_each(|v| *v += rng.random_range(-0.5..0.5_f32));
+    out.iter_mut().for_each(|v| *v += rng.random_range(-0.5..0.5_f32));
     let n = out.ncols();
     out.column_mut(n * 2 / 5).mapv_inplace(|v| v + 3.0);
     out.column_mut(n * 3 / 5).mapv_inplace(|v| v * 0.7);
     out.column_mut(n / 3).fill(90.0);
-    out.column_mut(n * 7 / 10)
-        .iter_mut()
-        .for_each(|v| *v = rng.random_range(0.0..200.0));
+    out.column_mut(n * 7 / 10).iter_mut().for_each(|v| *v = rng.random_range(0.0..200.0));
     out
 }
 
@@ -112,11 +105,7 @@ fn dump(path: PathBuf, data: &Array2<f32>) {
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let has = |flag: &str| arguments.iter().any(|a| a == flag);
-    let folder = arguments
-        .iter()
-        .position(|a| a == "--dump")
-        .and_then(|i| arguments.get(i + 1))
-        .map(PathBuf::from);
+    let folder = arguments.iter().position(|a| a == "--dump").and_then(|i| arguments.get(i + 1)).map(PathBuf::from);
     let (json, quick) = (has("--json"), has("--quick"));
     let threads = rayon::current_num_threads();
     let (flops_peak, bandwidth) = (peak_flops(), copy_bandwidth());
@@ -127,15 +116,10 @@ fn main() {
             bandwidth / 1e9
         );
     }
-    let one = rayon::ThreadPoolBuilder::new()
-        .num_threads(1)
-        .build()
-        .expect("a pool of one thread");
+    let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a pool of one thread");
     let mut report = Vec::new();
     for (size, turns) in [(512, 720), (1024, 1024)] {
-        let angles: Vec<f64> = (0..turns)
-            .map(|i| i as f64 * std::f64::consts::PI / turns as f64)
-            .collect();
+        let angles: Vec<f64> = (0..turns).map(|i| i as f64 * std::f64::consts::PI / turns as f64).collect();
         let ellipses = phantom::ellipses();
         let sinogram = phantom::sinogram(&ellipses, size, size, &angles, convention::middle(size));
         let truth = phantom::truth(&ellipses, size);
@@ -146,18 +130,11 @@ fn main() {
             all
         };
         for filter in Filter::ALL {
-            let plan = Plan::new(&Geometry {
-                filter,
-                ..Geometry::new(size, &angles)
-            })
-            .expect("a valid geometry");
+            let plan = Plan::new(&Geometry { filter, ..Geometry::new(size, &angles) }).expect("a valid geometry");
             let mut image = plan.reconstruct(stack(1).view()).expect("planned shapes");
             mask::circle(image.view_mut(), 1.0, 0.0);
             let image = image.index_axis_move(Axis(0), 0);
-            errors.insert(
-                filter.name().into(),
-                json!(relative_l2(image.view(), truth.view())),
-            );
+            errors.insert(filter.name().into(), json!(relative_l2(image.view(), truth.view())));
             if let Some(folder) = &folder {
                 std::fs::create_dir_all(folder).expect("a writable folder");
                 dump(folder.join(format!("{size}-{filter}.f32")), &image);
@@ -177,26 +154,12 @@ fn main() {
         let cost = plan.cost();
         let mut timings = Vec::new();
         let floor = (cost.flops / flops_peak).max(cost.bytes / bandwidth);
-        for (used, slices) in [
-            (1, 16),
-            (1, 8),
-            (1, 2),
-            (threads, 16 * threads),
-            (threads, threads),
-            (threads, 1),
-        ] {
+        for (used, slices) in [(1, 16), (1, 8), (1, 2), (threads, 16 * threads), (threads, threads), (threads, 1)] {
             let data = stack(slices);
             let mut images = Array3::zeros((slices, size, size));
-            let mut run = || {
-                plan.reconstruct_into(data.view(), images.view_mut())
-                    .expect("planned shapes")
-            };
+            let mut run = || plan.reconstruct_into(data.view(), images.view_mut()).expect("planned shapes");
             let runs = if quick { 1 } else { 5 };
-            let seconds = if used == 1 {
-                one.install(|| best(runs, &mut run))
-            } else {
-                best(runs, &mut run)
-            };
+            let seconds = if used == 1 { one.install(|| best(runs, &mut run)) } else { best(runs, &mut run) };
             let slice = seconds / slices as f64;
             let core = slice * used as f64;
             timings.push(json!({
@@ -215,18 +178,14 @@ fn main() {
             }
         }
         let difference = (!quick && size == 512).then(|| {
-            let mut slow =
-                direct::reconstruct(stack(1).view(), &geometry, 16).expect("planned shapes");
+            let mut slow = direct::reconstruct(stack(1).view(), &geometry, 16).expect("planned shapes");
             let mut fast = plan.reconstruct(stack(1).view()).expect("planned shapes");
             mask::circle(slow.view_mut(), 1.0, 0.0);
             mask::circle(fast.view_mut(), 1.0, 0.0);
             relative_l2(fast.index_axis(Axis(0), 0), slow.index_axis(Axis(0), 0))
         });
         if !json {
-            println!(
-                "  errors against the phantom: {}",
-                serde_json::Value::from(errors.clone())
-            );
+            println!("  errors against the phantom: {}", serde_json::Value::from(errors.clone()));
             println!(
                 "  against direct: {difference:?}; {:.1} MFLOP and {:.1} MB a slice; plan {:.1} ms; scratch {:.0} MB a thread",
                 cost.flops / 1e6,

@@ -94,8 +94,7 @@ fn body<V: Lane, const FMA: bool>(
     scratch.grid.fill(Cell::ZERO);
     for ray in &plan.rays {
         load(plan, rows.index_axis(Axis(1), ray.index), &mut scratch.row);
-        plan.row_fft
-            .process::<V, FMA>(&mut scratch.row, &mut scratch.row_work);
+        plan.row_fft.process::<V, FMA>(&mut scratch.row, &mut scratch.row_work);
         spread::<V, FMA>(plan, ray, &scratch.row, &mut scratch.grid);
     }
     fold(plan.grid, &mut scratch.grid);
@@ -109,11 +108,7 @@ const BLOCK: usize = 128;
 /// Puts a value of slice `i` of the batch in its place.
 #[inline(always)]
 fn put<V: Lane>(cell: &mut Cell<V>, i: usize, value: f32) {
-    let part = if i.is_multiple_of(2) {
-        &mut cell.re
-    } else {
-        &mut cell.im
-    };
+    let part = if i.is_multiple_of(2) { &mut cell.re } else { &mut cell.im };
     part.as_mut_slice()[i / 2] = value;
 }
 
@@ -124,19 +119,14 @@ fn load<V: Lane>(plan: &Plan, rows: ndarray::ArrayView2<'_, f32>, line: &mut [Ce
     line.fill(Cell::ZERO);
     for (i, row) in rows.outer_iter().enumerate() {
         if row.as_slice().is_none() {
-            line.iter_mut()
-                .zip(row.iter())
-                .for_each(|(cell, &v)| put(cell, i, v));
+            line.iter_mut().zip(row.iter()).for_each(|(cell, &v)| put(cell, i, v));
         }
     }
     for first in (0..n).step_by(BLOCK) {
         let last = (first + BLOCK).min(n);
         for (i, row) in rows.outer_iter().enumerate() {
             if let Some(row) = row.to_slice() {
-                line[first..last]
-                    .iter_mut()
-                    .zip(&row[first..last])
-                    .for_each(|(cell, &v)| put(cell, i, v));
+                line[first..last].iter_mut().zip(&row[first..last]).for_each(|(cell, &v)| put(cell, i, v));
             }
         }
     }
@@ -144,24 +134,15 @@ fn load<V: Lane>(plan: &Plan, rows: ndarray::ArrayView2<'_, f32>, line: &mut [Ce
         if plan.padding == Padding::Edge {
             // The row is periodic in the padded length: its right half of the pad continues the right end, the rest the left.
             let split = n + (plan.padded - n) / 2;
-            line[n..split]
-                .iter_mut()
-                .for_each(|cell| put(cell, i, row[n - 1]));
-            line[split..]
-                .iter_mut()
-                .for_each(|cell| put(cell, i, row[0]));
+            line[n..split].iter_mut().for_each(|cell| put(cell, i, row[n - 1]));
+            line[split..].iter_mut().for_each(|cell| put(cell, i, row[0]));
         }
     }
 }
 
 /// Filters one transformed row and spreads its samples onto the grid.
 #[inline(always)]
-fn spread<V: Lane, const FMA: bool>(
-    plan: &Plan,
-    ray: &Ray,
-    line: &[Cell<V>],
-    grid: &mut [Cell<V>],
-) {
+fn spread<V: Lane, const FMA: bool>(plan: &Plan, ray: &Ray, line: &[Cell<V>], grid: &mut [Cell<V>]) {
     let edge = plan.grid + 2 * HALO;
     let middle = (plan.grid / 2 + HALO) as f64;
     let step = plan.grid as f64 / plan.padded as f64;
@@ -224,11 +205,7 @@ fn add_sample<V: Lane, const FMA: bool>(
 #[inline(always)]
 fn fold<V: Lane>(grid_edge: usize, grid: &mut [Cell<V>]) {
     let edge = grid_edge + 2 * HALO;
-    let halo = || {
-        (0..HALO)
-            .map(|h| (h, h + grid_edge))
-            .chain((0..HALO).map(|h| (HALO + grid_edge + h, HALO + h)))
-    };
+    let halo = || (0..HALO).map(|h| (h, h + grid_edge)).chain((0..HALO).map(|h| (HALO + grid_edge + h, HALO + h)));
     for (from, to) in halo() {
         for column in 0..edge {
             grid[to * edge + column] = grid[to * edge + column].add(grid[from * edge + column]);
@@ -254,8 +231,7 @@ fn transform_columns<V: Lane, const FMA: bool>(plan: &Plan, scratch: &mut Scratc
             }
         }
         for column in scratch.columns.chunks_exact_mut(m).take(together) {
-            plan.grid_fft
-                .process::<V, FMA>(column, &mut scratch.column_work);
+            plan.grid_fft.process::<V, FMA>(column, &mut scratch.column_work);
         }
         for (i, &factor) in plan.deapodise.iter().enumerate() {
             let k = image_index(i, plan);
@@ -271,11 +247,7 @@ fn transform_columns<V: Lane, const FMA: bool>(plan: &Plan, scratch: &mut Scratc
 #[inline(always)]
 fn image_index(i: usize, plan: &Plan) -> usize {
     let half = plan.size / 2;
-    if i >= half {
-        i - half
-    } else {
-        plan.grid + i - half
-    }
+    if i >= half { i - half } else { plan.grid + i - half }
 }
 
 /// Transforms the image's rows and writes them out.
@@ -288,8 +260,7 @@ fn transform_rows<V: Lane, const FMA: bool>(
     let (m, edge) = (plan.grid, plan.grid + 2 * HALO);
     for iy in 0..plan.size {
         let line = &mut scratch.grid[(HALO + iy) * edge + HALO..][..m];
-        plan.grid_fft
-            .process::<V, FMA>(line, &mut scratch.column_work);
+        plan.grid_fft.process::<V, FMA>(line, &mut scratch.column_work);
         // The image's left half lies at the end of the transformed line.
         let half = plan.size / 2;
         for (start, end, from) in [(0, half, m - half), (half, plan.size, 0)] {
@@ -300,11 +271,7 @@ fn transform_rows<V: Lane, const FMA: bool>(
                 for (i, mut image) in images.outer_iter_mut().enumerate() {
                     let mut out = image.slice_mut(s![iy, first..last]);
                     for ((value, cell), factor) in out.iter_mut().zip(cells).zip(factors) {
-                        let part = if i.is_multiple_of(2) {
-                            &cell.re
-                        } else {
-                            &cell.im
-                        };
+                        let part = if i.is_multiple_of(2) { &cell.re } else { &cell.im };
                         *value = part.as_slice()[i / 2] * factor;
                     }
                 }

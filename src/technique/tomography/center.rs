@@ -47,14 +47,7 @@ pub struct Search {
 
 impl Default for Search {
     fn default() -> Self {
-        Self {
-            around: None,
-            range: 50.0,
-            fine_range: 4.0,
-            step: 0.25,
-            ratio: 0.5,
-            drop: 20,
-        }
+        Self { around: None, range: 50.0, fine_range: 4.0, step: 0.25, ratio: 0.5, drop: 20 }
     }
 }
 
@@ -77,43 +70,26 @@ pub struct CenterEstimate {
 ///
 /// # Errors
 /// Fewer than 8 angles or 16 columns, values that are not finite, or options out of range.
-pub fn vo(
-    sinogram: ArrayView2<'_, f32>,
-    options: &Search,
-) -> Result<CenterEstimate, TomographyError> {
+pub fn vo(sinogram: ArrayView2<'_, f32>, options: &Search) -> Result<CenterEstimate, TomographyError> {
     let (angles, columns) = sinogram.dim();
     for (what, got, needed) in [("angles", angles, 8), ("detector columns", columns, 16)] {
         if got < needed {
             return Err(TomographyError::TooFew { what, got, needed });
         }
     }
-    check("search range", options.range, "at least 1 pixel", |r| {
-        r >= 1.0
-    })?;
+    check("search range", options.range, "at least 1 pixel", |r| r >= 1.0)?;
     check("fine range", options.fine_range, "positive", |r| r > 0.0)?;
-    check("fine step", options.step, "from 0.01 to 1 pixel", |s| {
-        (0.01..=1.0).contains(&s)
-    })?;
-    check("object ratio", options.ratio, "from 0.05 to 2", |r| {
-        (0.05..=2.0).contains(&r)
-    })?;
+    check("fine step", options.step, "from 0.01 to 1 pixel", |s| (0.01..=1.0).contains(&s))?;
+    check("object ratio", options.ratio, "from 0.05 to 2", |r| (0.05..=2.0).contains(&r))?;
     let around = options.around.unwrap_or_else(|| middle(columns));
-    check("start of the search", around, "on the detector", |c| {
-        (0.0..columns as f64).contains(&c)
-    })?;
+    check("start of the search", around, "on the detector", |c| (0.0..columns as f64).contains(&c))?;
     if let Some(bad) = sinogram.iter().find(|v| !v.is_finite()) {
-        return Err(TomographyError::Value {
-            what: "sinogram",
-            got: f64::from(*bad),
-            expected: "finite",
-        });
+        return Err(TomographyError::Value { what: "sinogram", got: f64::from(*bad), expected: "finite" });
     }
     // With less than half of the columns overlapping, the columns filled in (which fit by construction) outvote the rest.
     let reach = columns as f64 / 4.0;
-    let (least, most) = (
-        (around - options.range).max(middle(columns) - reach),
-        (around + options.range).min(middle(columns) + reach),
-    );
+    let (least, most) =
+        ((around - options.range).max(middle(columns) - reach), (around + options.range).min(middle(columns) + reach));
     if least > most {
         return Err(TomographyError::Value {
             what: "search range",
@@ -133,25 +109,14 @@ pub fn vo(
     let mut fine = trial.all(&steps(rough, *near.start(), *near.end(), options.step));
     let (better, _) = lowest(&fine);
     let near = within(better, options.step);
-    let last = trial.all(&steps(
-        better,
-        *near.start(),
-        *near.end(),
-        options.step / 5.0,
-    ));
+    let last = trial.all(&steps(better, *near.start(), *near.end(), options.step / 5.0));
     let center = parabola(&last);
     fine.extend(last);
     fine.sort_by(|a, b| a.0.total_cmp(&b.0));
     let mut levels: Vec<f64> = coarse.iter().map(|c| c.1).collect();
     levels.sort_by(f64::total_cmp);
     let contrast = levels[levels.len() / 2] / levels[0].max(f64::MIN_POSITIVE);
-    Ok(CenterEstimate {
-        center,
-        coarse,
-        fine,
-        contrast,
-        at_edge,
-    })
+    Ok(CenterEstimate { center, coarse, fine, contrast, at_edge })
 }
 
 /// `around` and everything whole steps from it within the limits, ascending.
@@ -164,13 +129,8 @@ fn steps(around: f64, least: f64, most: f64, step: f64) -> Vec<f64> {
 
 /// Candidate of the lowest metric, and whether it is the first or last of several.
 fn lowest(curve: &[(f64, f64)]) -> (f64, bool) {
-    let at = (0..curve.len())
-        .min_by(|&a, &b| curve[a].1.total_cmp(&curve[b].1))
-        .unwrap_or(0);
-    (
-        curve[at].0,
-        curve.len() > 1 && (at == 0 || at + 1 == curve.len()),
-    )
+    let at = (0..curve.len()).min_by(|&a, &b| curve[a].1.total_cmp(&curve[b].1)).unwrap_or(0);
+    (curve[at].0, curve.len() > 1 && (at == 0 || at + 1 == curve.len()))
 }
 
 /// Vertex of the parabola through the lowest point and its neighbours; the lowest point itself at an end.
@@ -185,41 +145,29 @@ fn parabola(curve: &[(f64, f64)]) -> f64 {
     let (below, here, above) = (curve[i - 1].1, curve[i].1, curve[i + 1].1);
     let bend = below - 2.0 * here + above;
     let step = curve[i + 1].0 - at;
-    if bend > 0.0 {
-        at + step * 0.5 * (below - above) / bend
-    } else {
-        at
-    }
+    if bend > 0.0 { at + step * 0.5 * (below - above) / bend } else { at }
 }
 
 /// Gaussian smoothing along angles and columns, reflected at the ends, cut at four σ.
 fn smooth(sinogram: ArrayView2<'_, f32>, sigma_angle: f64, sigma_column: f64) -> Array2<f32> {
     let along = |data: ArrayView2<'_, f32>, sigma: f64| -> Array2<f32> {
         let reach = (4.0 * sigma).ceil() as i64;
-        let weights: Vec<f64> = (-reach..=reach)
-            .map(|k| (-0.5 * (k as f64 / sigma).powi(2)).exp())
-            .collect();
+        let weights: Vec<f64> = (-reach..=reach).map(|k| (-0.5 * (k as f64 / sigma).powi(2)).exp()).collect();
         let sum: f64 = weights.iter().sum();
         let mut out = Array2::<f32>::zeros(data.dim());
         let n = data.nrows() as i64;
-        out.axis_iter_mut(Axis(0))
-            .into_par_iter()
-            .enumerate()
-            .for_each(|(i, mut row)| {
-                for (k, w) in (-reach..=reach).zip(&weights) {
-                    // Reflection with the end sample repeated, as often as a short axis needs.
-                    let j = (i as i64 + k).rem_euclid(2 * n);
-                    let j = if j < n { j } else { 2 * n - 1 - j };
-                    row.scaled_add((w / sum) as f32, &data.row(j as usize));
-                }
-            });
+        out.axis_iter_mut(Axis(0)).into_par_iter().enumerate().for_each(|(i, mut row)| {
+            for (k, w) in (-reach..=reach).zip(&weights) {
+                // Reflection with the end sample repeated, as often as a short axis needs.
+                let j = (i as i64 + k).rem_euclid(2 * n);
+                let j = if j < n { j } else { 2 * n - 1 - j };
+                row.scaled_add((w / sum) as f32, &data.row(j as usize));
+            }
+        });
         out
     };
     let angles = along(sinogram, sigma_angle);
-    along(angles.t(), sigma_column)
-        .t()
-        .as_standard_layout()
-        .into_owned()
+    along(angles.t(), sigma_column).t().as_standard_layout().into_owned()
 }
 
 /// Where the transform of a full turn has nothing: columns `3..=limit(n)` of each angular frequency `n`.
@@ -270,11 +218,7 @@ impl<'a> Trial<'a> {
                 spectrum
             })
             .collect();
-        Self {
-            outside,
-            half: half.clone(),
-            mirror,
-        }
+        Self { outside, half: half.clone(), mirror }
     }
 
     fn all(&self, candidates: &[f64]) -> Vec<(f64, f64)> {
@@ -287,35 +231,20 @@ impl<'a> Trial<'a> {
         let shift = 2.0 * (candidate - middle(columns));
         // Shifted mirror m(u − shift) for those u that lie on the mirror, else the half turn reversed in angle.
         let valid = (shift.ceil().max(0.0) as usize)
-            ..(columns as f64 - 1.0 + shift.floor().min(0.0))
-                .max(-1.0)
-                .min(columns as f64 - 1.0) as usize
-                + 1;
+            ..(columns as f64 - 1.0 + shift.floor().min(0.0)).max(-1.0).min(columns as f64 - 1.0) as usize + 1;
         let mut planner = RealFftPlanner::<f32>::new();
-        let (forward, back) = (
-            planner.plan_fft_forward(columns),
-            planner.plan_fft_inverse(2 * columns),
-        );
+        let (forward, back) = (planner.plan_fft_forward(columns), planner.plan_fft_inverse(2 * columns));
         let bins = columns / 2 + 1;
         let spectra: Vec<Vec<Complex32>> = (0..2 * angles)
             .into_par_iter()
             .map_init(
-                || {
-                    (
-                        back.make_input_vec(),
-                        back.make_output_vec(),
-                        forward.make_input_vec(),
-                    )
-                },
+                || (back.make_input_vec(), back.make_output_vec(), forward.make_input_vec()),
                 |(spectrum, line, row), i| {
                     if i < angles {
-                        row.iter_mut()
-                            .zip(self.half.row(i))
-                            .for_each(|(to, &from)| *to = from);
+                        row.iter_mut().zip(self.half.row(i)).for_each(|(to, &from)| *to = from);
                     } else {
                         let i = i - angles;
-                        for (k, (to, from)) in spectrum.iter_mut().zip(&self.mirror[i]).enumerate()
-                        {
+                        for (k, (to, from)) in spectrum.iter_mut().zip(&self.mirror[i]).enumerate() {
                             let angle = -PI * k as f64 * shift / columns as f64;
                             *to = from * Complex32::new(angle.cos() as f32, angle.sin() as f32);
                         }
@@ -328,11 +257,7 @@ impl<'a> Trial<'a> {
                         let scale = 1.0 / (2 * columns) as f32;
                         let fill = self.half.row(angles - 1 - i);
                         for u in 0..columns {
-                            row[u] = if valid.contains(&u) {
-                                line[u] * scale
-                            } else {
-                                fill[u]
-                            };
+                            row[u] = if valid.contains(&u) { line[u] * scale } else { fill[u] };
                         }
                     }
                     let mut out = vec![Complex32::default(); bins];
@@ -347,23 +272,14 @@ impl<'a> Trial<'a> {
         let (sum, count) = (2..bins)
             .into_par_iter()
             .map_init(
-                || {
-                    (
-                        vec![Complex32::default(); 2 * angles],
-                        vec![Complex32::default(); fft.get_inplace_scratch_len()],
-                    )
-                },
+                || (vec![Complex32::default(); 2 * angles], vec![Complex32::default(); fft.get_inplace_scratch_len()]),
                 |(line, scratch), k| {
-                    line.iter_mut()
-                        .zip(&spectra)
-                        .for_each(|(to, from)| *to = from[k]);
+                    line.iter_mut().zip(&spectra).for_each(|(to, from)| *to = from[k]);
                     fft.process_with_scratch(line, scratch);
                     line.iter()
                         .zip(&self.outside.limits)
                         .filter(|(_, limit)| limit.is_some_and(|limit| k <= limit))
-                        .fold((0.0_f64, 0_u64), |(sum, n), (c, _)| {
-                            (sum + f64::from(c.norm()), n + 1)
-                        })
+                        .fold((0.0_f64, 0_u64), |(sum, n), (c, _)| (sum + f64::from(c.norm()), n + 1))
                 },
             )
             .reduce(|| (0.0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
@@ -380,10 +296,7 @@ pub fn half_turn(angles: &[f64]) -> usize {
         return 0;
     };
     let step = angles.get(1).map_or(0.0, |second| (second - first).abs());
-    angles
-        .iter()
-        .take_while(|angle| (*angle - first).abs() <= PI + 0.5 * step)
-        .count()
+    angles.iter().take_while(|angle| (*angle - first).abs() <= PI + 0.5 * step).count()
 }
 
 /// [`vo`] on several detector rows `[row, angle, column]`, and the median of the centres found.
@@ -401,11 +314,7 @@ pub fn vo_rows(
     centers.sort_by(f64::total_cmp);
     let n = centers.len();
     if n == 0 {
-        return Err(TomographyError::TooFew {
-            what: "sinograms",
-            got: 0,
-            needed: 1,
-        });
+        return Err(TomographyError::TooFew { what: "sinograms", got: 0, needed: 1 });
     }
     Ok((0.5 * (centers[(n - 1) / 2] + centers[n / 2]), found))
 }

@@ -27,11 +27,7 @@ pub fn reconstruct(
 ) -> Result<Array3<f32>, TomographyError> {
     geometry.check()?;
     if upsampling == 0 {
-        return Err(TomographyError::TooFew {
-            what: "points per pixel",
-            got: 0,
-            needed: 1,
-        });
+        return Err(TomographyError::TooFew { what: "points per pixel", got: 0, needed: 1 });
     }
     let rows = sinograms.len_of(Axis(0));
     let expected = [rows, geometry.angles.len(), geometry.columns];
@@ -49,41 +45,30 @@ pub fn reconstruct(
         let lines: Vec<Vec<f64>> = directions
             .par_iter()
             .map(|d| {
-                let row: Vec<f64> = sinogram
-                    .row(d.index)
-                    .iter()
-                    .map(|&v| f64::from(v))
-                    .collect();
+                let row: Vec<f64> = sinogram.row(d.index).iter().map(|&v| f64::from(v)).collect();
                 fine_row(&row, geometry, upsampling)
             })
             .collect();
-        let turns: Vec<(f64, f64, f64)> = directions
-            .iter()
-            .map(|d| (d.angle.cos(), d.angle.sin(), d.weight))
-            .collect();
+        let turns: Vec<(f64, f64, f64)> = directions.iter().map(|d| (d.angle.cos(), d.angle.sin(), d.weight)).collect();
         let middle = convention::middle(size);
-        image
-            .axis_iter_mut(Axis(0))
-            .into_par_iter()
-            .enumerate()
-            .for_each(|(iy, mut out)| {
-                let y = middle - iy as f64;
-                for (ix, value) in out.iter_mut().enumerate() {
-                    let x = ix as f64 - middle;
-                    let sum: f64 = lines
-                        .iter()
-                        .zip(&turns)
-                        .map(|(line, &(cos, sin, weight))| {
-                            let at = (x * cos + y * sin + geometry.centre) * upsampling as f64;
-                            let (low, part) = (at.floor(), at - at.floor());
-                            let low = (low as i64).rem_euclid(line.len() as i64) as usize;
-                            let high = if low + 1 == line.len() { 0 } else { low + 1 };
-                            weight * (line[low] + part * (line[high] - line[low]))
-                        })
-                        .sum();
-                    *value = sum as f32;
-                }
-            });
+        image.axis_iter_mut(Axis(0)).into_par_iter().enumerate().for_each(|(iy, mut out)| {
+            let y = middle - iy as f64;
+            for (ix, value) in out.iter_mut().enumerate() {
+                let x = ix as f64 - middle;
+                let sum: f64 = lines
+                    .iter()
+                    .zip(&turns)
+                    .map(|(line, &(cos, sin, weight))| {
+                        let at = (x * cos + y * sin + geometry.centre) * upsampling as f64;
+                        let (low, part) = (at.floor(), at - at.floor());
+                        let low = (low as i64).rem_euclid(line.len() as i64) as usize;
+                        let high = if low + 1 == line.len() { 0 } else { low + 1 };
+                        weight * (line[low] + part * (line[high] - line[low]))
+                    })
+                    .sum();
+                *value = sum as f32;
+            }
+        });
     }
     Ok(images)
 }
@@ -140,10 +125,7 @@ mod tests {
         let angles = [0.0, 1.0];
         let geometry = Geometry::new(6, &angles);
         let wrong = Array3::<f32>::zeros((1, 3, 6));
-        assert!(matches!(
-            reconstruct(wrong.view(), &geometry, 8),
-            Err(TomographyError::Shape { .. })
-        ));
+        assert!(matches!(reconstruct(wrong.view(), &geometry, 8), Err(TomographyError::Shape { .. })));
         assert!(reconstruct(Array3::zeros((1, 2, 6)).view(), &geometry, 0).is_err());
     }
 }

@@ -36,9 +36,7 @@ pub enum TomographyError {
         expected: &'static str,
     },
     /// A filter name that is not known.
-    #[error(
-        "no filter is called {got:?}; there are ramp, shepp-logan, cosine, hann, hamming, parzen"
-    )]
+    #[error("no filter is called {got:?}; there are ramp, shepp-logan, cosine, hann, hamming, parzen")]
     Filter {
         /// The name as given.
         got: String,
@@ -52,13 +50,5 @@ pub(crate) fn check(
     expected: &'static str,
     ok: impl Fn(f64) -> bool,
 ) -> Result<(), TomographyError> {
-    if got.is_finite() && ok(got) {
-        Ok(())
-    } else {
-        Err(TomographyError::Value {
-            what,
-            got,
-            expected,
-        })
-    }
+    if got.is_finite() && ok(got) { Ok(()) } else { Err(TomographyError::Value { what, got, expected }) }
 }

@@ -38,14 +38,7 @@ pub enum Filter {
 
 impl Filter {
     /// Every filter, in the order of the list printed to users.
-    pub const ALL: [Self; 6] = [
-        Self::Ramp,
-        Self::SheppLogan,
-        Self::Cosine,
-        Self::Hann,
-        Self::Hamming,
-        Self::Parzen,
-    ];
+    pub const ALL: [Self; 6] = [Self::Ramp, Self::SheppLogan, Self::Cosine, Self::Hann, Self::Hamming, Self::Parzen];
 
     /// The name users write.
     #[must_use]
@@ -72,11 +65,7 @@ impl Filter {
             Self::Hamming => 0.54 + 0.46 * (2.0 * PI * frequency).cos(),
             Self::Parzen => {
                 let f = 2.0 * frequency;
-                if f < 0.5 {
-                    1.0 - 6.0 * f * f * (1.0 - f)
-                } else {
-                    2.0 * (1.0 - f).powi(3)
-                }
+                if f < 0.5 { 1.0 - 6.0 * f * f * (1.0 - f) } else { 2.0 * (1.0 - f).powi(3) }
             }
         }
     }
@@ -84,10 +73,7 @@ impl Filter {
     /// Gains in 1/pixel at the frequencies `m/length`, `m = 0..=length/2`. `length` must be even.
     #[must_use]
     pub fn response(self, length: usize) -> Vec<f64> {
-        assert!(
-            length >= 2 && length.is_multiple_of(2),
-            "a padded length is even, got {length}"
-        );
+        assert!(length >= 2 && length.is_multiple_of(2), "a padded length is even, got {length}");
         let fft = RealFftPlanner::<f64>::new().plan_fft_forward(length);
         let mut kernel = fft.make_input_vec();
         kernel[0] = 0.25;
@@ -100,11 +86,7 @@ impl Filter {
         if fft.process(&mut kernel, &mut spectrum).is_err() {
             unreachable!("the buffers come from the plan itself");
         }
-        spectrum
-            .iter()
-            .enumerate()
-            .map(|(m, s)| s.re * self.window(m as f64 / length as f64))
-            .collect()
+        spectrum.iter().enumerate().map(|(m, s)| s.re * self.window(m as f64 / length as f64)).collect()
     }
 }
 
@@ -118,11 +100,7 @@ impl FromStr for Filter {
     type Err = TomographyError;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        let plain: String = name
-            .chars()
-            .filter(char::is_ascii_alphanumeric)
-            .collect::<String>()
-            .to_ascii_lowercase();
+        let plain: String = name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
         Ok(match plain.as_str() {
             "ramp" | "ramlak" => Self::Ramp,
             "shepplogan" | "shepp" => Self::SheppLogan,
@@ -131,9 +109,7 @@ impl FromStr for Filter {
             "hamming" => Self::Hamming,
             "parzen" => Self::Parzen,
             _ => {
-                return Err(TomographyError::Filter {
-                    got: name.to_owned(),
-                });
+                return Err(TomographyError::Filter { got: name.to_owned() });
             }
         })
     }
@@ -150,17 +126,10 @@ mod tests {
         assert_eq!(gains.len(), length / 2 + 1);
         // The kernel cut at ±length/2 leaves 2·Σ_{odd n > length/2} 1/(πn)² ≈ 2/(π²·length) at zero frequency.
         let expected = 2.0 / (PI * PI * length as f64);
-        assert!(
-            (gains[0] / expected - 1.0).abs() < 1e-2,
-            "{} vs {expected}",
-            gains[0]
-        );
+        assert!((gains[0] / expected - 1.0).abs() < 1e-2, "{} vs {expected}", gains[0]);
         for (m, gain) in gains.iter().enumerate().skip(1) {
             let frequency = m as f64 / length as f64;
-            assert!(
-                (gain - frequency).abs() <= expected,
-                "{m}: {gain} vs {frequency}"
-            );
+            assert!((gain - frequency).abs() <= expected, "{m}: {gain} vs {frequency}");
         }
     }
 
@@ -189,12 +158,6 @@ mod tests {
         }
         assert_eq!("Shepp_Logan".parse::<Filter>(), Ok(Filter::SheppLogan));
         assert_eq!("Ram-Lak".parse::<Filter>(), Ok(Filter::Ramp));
-        assert!(
-            "butter"
-                .parse::<Filter>()
-                .unwrap_err()
-                .to_string()
-                .contains("butter")
-        );
+        assert!("butter".parse::<Filter>().unwrap_err().to_string().contains("butter"));
     }
 }

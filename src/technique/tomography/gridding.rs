@@ -77,33 +77,23 @@ impl<'a> Geometry<'a> {
     /// # Errors
     /// No columns, angles or image; a centre outside `−N..2N`; an angle that is not finite.
     pub fn check(&self) -> Result<(), TomographyError> {
-        for (what, got, needed) in [
-            ("detector columns", self.columns, 2),
-            ("angles", self.angles.len(), 1),
-            ("image size", self.size, 2),
-        ] {
+        for (what, got, needed) in
+            [("detector columns", self.columns, 2), ("angles", self.angles.len(), 1), ("image size", self.size, 2)]
+        {
             if got < needed {
                 return Err(TomographyError::TooFew { what, got, needed });
             }
         }
         let n = self.columns as f64;
-        check(
-            "rotation centre",
-            self.centre,
-            "a column within one detector width",
-            |c| c > -n && c < 2.0 * n,
-        )?;
-        self.angles
-            .iter()
-            .try_for_each(|&a| check("angle", a, "a finite number of radians", |_| true))
+        check("rotation centre", self.centre, "a column within one detector width", |c| c > -n && c < 2.0 * n)?;
+        self.angles.iter().try_for_each(|&a| check("angle", a, "a finite number of radians", |_| true))
     }
 
     /// Length the rows are padded to: at least twice the columns and, for images or centres that reach further than the
     /// row, at least as long as the stretch between the row's far end and the image's far rim.
     #[must_use]
     pub fn padded(&self) -> usize {
-        let reach =
-            self.centre.max(self.columns as f64 - 1.0 - self.centre) + self.size as f64 / 2.0;
+        let reach = self.centre.max(self.columns as f64 - 1.0 - self.centre) + self.size as f64 / 2.0;
         good_length((2 * self.columns).max(reach.ceil() as usize + 1))
     }
 }
@@ -180,17 +170,11 @@ impl Plan {
                     cos,
                     sin,
                     weight: (d.weight / padded as f64) as f32,
-                    phase: std::f64::consts::TAU * (geometry.centre + half_pixel * (cos - sin))
-                        / padded as f64,
+                    phase: std::f64::consts::TAU * (geometry.centre + half_pixel * (cos - sin)) / padded as f64,
                 }
             })
             .collect();
-        let mut gains: Vec<f32> = geometry
-            .filter
-            .response(padded)
-            .into_iter()
-            .map(|g| g as f32)
-            .collect();
+        let mut gains: Vec<f32> = geometry.filter.response(padded).into_iter().map(|g| g as f32).collect();
         if let Some(nyquist) = gains.last_mut() {
             *nyquist /= 2.0;
         }
@@ -198,11 +182,7 @@ impl Plan {
         let deapodise = (0..size)
             .map(|i| {
                 let j = i as f64 - (size / 2) as f64;
-                let sign = if (i + size / 2).is_multiple_of(2) {
-                    1.0
-                } else {
-                    -1.0
-                };
+                let sign = if (i + size / 2).is_multiple_of(2) { 1.0 } else { -1.0 };
                 (sign / kernel.transform(j / grid as f64)) as f32
             })
             .collect();
@@ -228,10 +208,7 @@ impl Plan {
     ///
     /// # Errors
     /// A sinogram of another shape than planned.
-    pub fn reconstruct(
-        &self,
-        sinograms: ArrayView3<'_, f32>,
-    ) -> Result<Array3<f32>, TomographyError> {
+    pub fn reconstruct(&self, sinograms: ArrayView3<'_, f32>) -> Result<Array3<f32>, TomographyError> {
         let mut images = Array3::zeros((sinograms.len_of(Axis(0)), self.size, self.size));
         self.reconstruct_into(sinograms, images.view_mut())?;
         Ok(images)
@@ -248,23 +225,11 @@ impl Plan {
     ) -> Result<(), TomographyError> {
         let rows = sinograms.len_of(Axis(0));
         for (what, got, expected) in [
-            (
-                "sinograms [row, angle, column]",
-                sinograms.shape(),
-                [rows, self.angles, self.columns],
-            ),
-            (
-                "images [row, y, x]",
-                images.shape(),
-                [rows, self.size, self.size],
-            ),
+            ("sinograms [row, angle, column]", sinograms.shape(), [rows, self.angles, self.columns]),
+            ("images [row, y, x]", images.shape(), [rows, self.size, self.size]),
         ] {
             if got != expected {
-                return Err(TomographyError::Shape {
-                    what,
-                    got: got.to_vec(),
-                    expected: expected.to_vec(),
-                });
+                return Err(TomographyError::Shape { what, got: got.to_vec(), expected: expected.to_vec() });
             }
         }
         match lanes_for(rows, rayon::current_num_threads()) {
@@ -275,12 +240,7 @@ impl Plan {
         Ok(())
     }
 
-    fn batches<V: Lane>(
-        &self,
-        pool: &Pool<V>,
-        sinograms: ArrayView3<'_, f32>,
-        mut images: ArrayViewMut3<'_, f32>,
-    ) {
+    fn batches<V: Lane>(&self, pool: &Pool<V>, sinograms: ArrayView3<'_, f32>, mut images: ArrayViewMut3<'_, f32>) {
         let slices = 2 * V::LANES;
         images
             .axis_chunks_iter_mut(Axis(0), slices)
@@ -288,24 +248,17 @@ impl Plan {
             .zip(sinograms.axis_chunks_iter(Axis(0), slices))
             .for_each(|(image, rows)| {
                 // A thread that panicked while it held the lock left a whole `Vec` behind: use it.
-                let taken = pool
-                    .lock()
-                    .unwrap_or_else(|poisoned| poisoned.into_inner())
-                    .pop();
+                let taken = pool.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).pop();
                 let mut scratch = taken.unwrap_or_else(|| Scratch::new(self));
                 batch::run(self, self.isa, rows, image, &mut scratch);
-                pool.lock()
-                    .unwrap_or_else(|poisoned| poisoned.into_inner())
-                    .push(scratch);
+                pool.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(scratch);
             });
     }
 
     /// Working memory in bytes of `threads` threads on full batches, beside input and output. The plan keeps it.
     #[must_use]
     pub fn scratch_bytes(&self, threads: usize) -> usize {
-        let cells = (self.grid + 2 * HALO).pow(2)
-            + 2 * self.padded
-            + (2 + batch::COLUMNS_AT_ONCE) * self.grid;
+        let cells = (self.grid + 2 * HALO).pow(2) + 2 * self.padded + (2 + batch::COLUMNS_AT_ONCE) * self.grid;
         threads * cells * 2 * V8::LANES * size_of::<f32>()
     }
 
@@ -322,10 +275,7 @@ impl Plan {
         let output = size * size * 4.0;
         // Clear, spread (read and write), columns (read all, write the image's rows), rows (read), in halves of 8 bytes.
         let passes = 8.0 / 2.0 * (4.0 * grid * grid + 2.0 * size * grid);
-        Cost {
-            flops: (rows + spread + planes) / 2.0,
-            bytes: input + output + passes,
-        }
+        Cost { flops: (rows + spread + planes) / 2.0, bytes: input + output + passes }
     }
 
     /// Rows are padded to this length.
@@ -344,8 +294,7 @@ impl Plan {
 /// Lanes (pairs of slices) that finish `rows` rows soonest on `threads` threads. Measured times of a batch relative to the
 /// widest: the narrower ones waste vector width and share kernel weights among fewer slices.
 fn lanes_for(rows: usize, threads: usize) -> usize {
-    let time =
-        |lanes: usize, cost: f64| rows.div_ceil(2 * lanes).div_ceil(threads.max(1)) as f64 * cost;
+    let time = |lanes: usize, cost: f64| rows.div_ceil(2 * lanes).div_ceil(threads.max(1)) as f64 * cost;
     [(8, time(8, 1.0)), (4, time(4, 0.6)), (1, time(1, 0.44))]
         .into_iter()
         .min_by(|a, b| a.1.total_cmp(&b.1))

@@ -28,10 +28,7 @@ impl Kernel {
     pub(crate) fn new(oversampling: f64) -> Self {
         let w = WIDTH as f64;
         let beta = 0.97 * PI * w * (1.0 - 0.5 / oversampling);
-        let mut kernel = Self {
-            beta,
-            table: Vec::new(),
-        };
+        let mut kernel = Self { beta, table: Vec::new() };
         kernel.table = (0..=STEPS)
             .map(|i| {
                 let first = i as f64 / STEPS as f64 - w / 2.0;
@@ -51,11 +48,7 @@ impl Kernel {
     /// `φ(u)`, `u` in grid cells.
     pub(crate) fn value(&self, u: f64) -> f64 {
         let x = 2.0 * u / WIDTH as f64;
-        if x.abs() > 1.0 {
-            0.0
-        } else {
-            (self.beta * ((1.0 - x * x).sqrt() - 1.0)).exp()
-        }
+        if x.abs() > 1.0 { 0.0 } else { (self.beta * ((1.0 - x * x).sqrt() - 1.0)).exp() }
     }
 
     /// `φ̂(s)`, `s` in cycles per grid cell.
@@ -107,11 +100,7 @@ mod tests {
                 * 2.0
                 * half
                 / n as f64;
-            assert!(
-                (integral - kernel.transform(s)).abs() < 1e-6,
-                "{s}: {integral} {}",
-                kernel.transform(s)
-            );
+            assert!((integral - kernel.transform(s)).abs() < 1e-6, "{s}: {integral} {}", kernel.transform(s));
         }
     }
 
@@ -126,10 +115,7 @@ mod tests {
                 // Next to the ends the kernel's own step is smoothed.
                 let end = (i == 0 && k == 0) || (i == 997 && k == WIDTH - 1);
                 let allowed = if end { 4e-4 } else { 2e-6 };
-                assert!(
-                    (f64::from(*weight) - exact).abs() < allowed,
-                    "{fraction} tap {k}: {weight} vs {exact}"
-                );
+                assert!((f64::from(*weight) - exact).abs() < allowed, "{fraction} tap {k}: {weight} vs {exact}");
             }
         }
     }

@@ -65,11 +65,8 @@ macro_rules! lane {
             #[inline(always)]
             fn add_scaled<const FMA: bool>(mut self, factor: f32, other: Self) -> Self {
                 for l in 0..$lanes {
-                    self.0[l] = if FMA {
-                        factor.mul_add(other.0[l], self.0[l])
-                    } else {
-                        self.0[l] + factor * other.0[l]
-                    };
+                    self.0[l] =
+                        if FMA { factor.mul_add(other.0[l], self.0[l]) } else { self.0[l] + factor * other.0[l] };
                 }
                 self
             }
@@ -100,68 +97,44 @@ pub(crate) struct Cell<V> {
 }
 
 impl<V: Lane> Cell<V> {
-    pub(crate) const ZERO: Self = Self {
-        re: V::ZERO,
-        im: V::ZERO,
-    };
+    pub(crate) const ZERO: Self = Self { re: V::ZERO, im: V::ZERO };
 
     #[inline(always)]
     pub(crate) fn add(self, other: Self) -> Self {
-        Self {
-            re: self.re.add(other.re),
-            im: self.im.add(other.im),
-        }
+        Self { re: self.re.add(other.re), im: self.im.add(other.im) }
     }
 
     #[inline(always)]
     pub(crate) fn sub(self, other: Self) -> Self {
-        Self {
-            re: self.re.sub(other.re),
-            im: self.im.sub(other.im),
-        }
+        Self { re: self.re.sub(other.re), im: self.im.sub(other.im) }
     }
 
     #[inline(always)]
     pub(crate) fn scale(self, factor: f32) -> Self {
-        Self {
-            re: self.re.scale(factor),
-            im: self.im.scale(factor),
-        }
+        Self { re: self.re.scale(factor), im: self.im.scale(factor) }
     }
 
     #[inline(always)]
     pub(crate) fn add_scaled<const FMA: bool>(self, factor: f32, other: Self) -> Self {
-        Self {
-            re: self.re.add_scaled::<FMA>(factor, other.re),
-            im: self.im.add_scaled::<FMA>(factor, other.im),
-        }
+        Self { re: self.re.add_scaled::<FMA>(factor, other.re), im: self.im.add_scaled::<FMA>(factor, other.im) }
     }
 
     /// Times the complex number `c + i s`.
     #[inline(always)]
     pub(crate) fn rotate<const FMA: bool>(self, c: f32, s: f32) -> Self {
-        Self {
-            re: self.re.scale(c).add_scaled::<FMA>(-s, self.im),
-            im: self.im.scale(c).add_scaled::<FMA>(s, self.re),
-        }
+        Self { re: self.re.scale(c).add_scaled::<FMA>(-s, self.im), im: self.im.scale(c).add_scaled::<FMA>(s, self.re) }
     }
 
     /// `self + i other`.
     #[inline(always)]
     fn add_i(self, other: Self) -> Self {
-        Self {
-            re: self.re.sub(other.im),
-            im: self.im.add(other.re),
-        }
+        Self { re: self.re.sub(other.im), im: self.im.add(other.re) }
     }
 
     /// `self − i other`.
     #[inline(always)]
     fn sub_i(self, other: Self) -> Self {
-        Self {
-            re: self.re.add(other.im),
-            im: self.im.sub(other.re),
-        }
+        Self { re: self.re.add(other.im), im: self.im.sub(other.re) }
     }
 }
 
@@ -201,17 +174,11 @@ fn remainder(mut n: usize) -> usize {
 impl LaneFft {
     /// Plans a transform; `length` must be a product of 2, 3 and 5 (see [`good_length`]).
     pub(crate) fn new(length: usize, inverse: bool) -> Self {
-        assert!(
-            length >= 2 && remainder(length) == 1,
-            "length {length} is not a product of 2, 3 and 5"
-        );
+        assert!(length >= 2 && remainder(length) == 1, "length {length} is not a product of 2, 3 and 5");
         let mut stages = Vec::new();
         let (mut n, mut stride) = (length, 1);
         while n > 1 {
-            let radix = [5, 3, 4, 2]
-                .into_iter()
-                .find(|&r| n.is_multiple_of(r))
-                .unwrap_or(n);
+            let radix = [5, 3, 4, 2].into_iter().find(|&r| n.is_multiple_of(r)).unwrap_or(n);
             let groups = n / radix;
             let mut twiddles = Vec::with_capacity(groups * (radix - 1));
             for p in 0..groups {
@@ -221,19 +188,11 @@ impl LaneFft {
                     twiddles.push((angle.cos() as f32, sine as f32));
                 }
             }
-            stages.push(Stage {
-                radix,
-                stride,
-                twiddles,
-            });
+            stages.push(Stage { radix, stride, twiddles });
             n = groups;
             stride *= radix;
         }
-        Self {
-            length,
-            inverse,
-            stages,
-        }
+        Self { length, inverse, stages }
     }
 
     /// Real floating-point operations per lane, counted from the butterflies (a fused multiply-add is two).
@@ -244,19 +203,12 @@ impl LaneFft {
             4 => (16 + 18) as f64 / 4.0,
             _ => (52 + 24) as f64 / 5.0,
         };
-        self.stages
-            .iter()
-            .map(|s| per_point(s.radix) * self.length as f64)
-            .sum()
+        self.stages.iter().map(|s| per_point(s.radix) * self.length as f64).sum()
     }
 
     /// Transforms `data` in place, using `work` of the same length.
     #[inline(always)]
-    pub(crate) fn process<V: Lane, const FMA: bool>(
-        &self,
-        data: &mut [Cell<V>],
-        work: &mut [Cell<V>],
-    ) {
+    pub(crate) fn process<V: Lane, const FMA: bool>(&self, data: &mut [Cell<V>], work: &mut [Cell<V>]) {
         if self.inverse {
             self.run::<V, FMA, true>(data, work);
         } else {
@@ -265,15 +217,8 @@ impl LaneFft {
     }
 
     #[inline(always)]
-    fn run<V: Lane, const FMA: bool, const INVERSE: bool>(
-        &self,
-        data: &mut [Cell<V>],
-        work: &mut [Cell<V>],
-    ) {
-        assert!(
-            data.len() == self.length && work.len() == self.length,
-            "buffers of the planned length"
-        );
+    fn run<V: Lane, const FMA: bool, const INVERSE: bool>(&self, data: &mut [Cell<V>], work: &mut [Cell<V>]) {
+        assert!(data.len() == self.length && work.len() == self.length, "buffers of the planned length");
         let (mut from, mut to) = (data, work);
         for stage in &self.stages {
             match stage.radix {
@@ -296,11 +241,8 @@ impl Stage {
     fn pass2<V: Lane, const FMA: bool>(&self, from: &[Cell<V>], to: &mut [Cell<V>]) {
         let (s, part) = (self.stride, from.len() / 2);
         let (x0, x1) = from.split_at(part);
-        for (((y, a), b), &(c, w)) in to
-            .chunks_exact_mut(2 * s)
-            .zip(x0.chunks_exact(s))
-            .zip(x1.chunks_exact(s))
-            .zip(&self.twiddles)
+        for (((y, a), b), &(c, w)) in
+            to.chunks_exact_mut(2 * s).zip(x0.chunks_exact(s)).zip(x1.chunks_exact(s)).zip(&self.twiddles)
         {
             let (y0, y1) = y.split_at_mut(s);
             for q in 0..s {
@@ -311,11 +253,7 @@ impl Stage {
     }
 
     #[inline(always)]
-    fn pass3<V: Lane, const FMA: bool, const INVERSE: bool>(
-        &self,
-        from: &[Cell<V>],
-        to: &mut [Cell<V>],
-    ) {
+    fn pass3<V: Lane, const FMA: bool, const INVERSE: bool>(&self, from: &[Cell<V>], to: &mut [Cell<V>]) {
         const SIN: f32 = 0.866_025_4;
         let (s, part) = (self.stride, from.len() / 3);
         let (x0, rest) = from.split_at(part);
@@ -341,11 +279,7 @@ impl Stage {
     }
 
     #[inline(always)]
-    fn pass4<V: Lane, const FMA: bool, const INVERSE: bool>(
-        &self,
-        from: &[Cell<V>],
-        to: &mut [Cell<V>],
-    ) {
+    fn pass4<V: Lane, const FMA: bool, const INVERSE: bool>(&self, from: &[Cell<V>], to: &mut [Cell<V>]) {
         let (s, part) = (self.stride, from.len() / 4);
         let (x0, rest) = from.split_at(part);
         let (x1, rest) = rest.split_at(part);
@@ -375,11 +309,7 @@ impl Stage {
     }
 
     #[inline(always)]
-    fn pass5<V: Lane, const FMA: bool, const INVERSE: bool>(
-        &self,
-        from: &[Cell<V>],
-        to: &mut [Cell<V>],
-    ) {
+    fn pass5<V: Lane, const FMA: bool, const INVERSE: bool>(&self, from: &[Cell<V>], to: &mut [Cell<V>]) {
         // cos and sin of 2π/5 and 4π/5.
         const C1: f32 = 0.309_017;
         const C2: f32 = -0.809_017;
@@ -387,11 +317,7 @@ impl Stage {
         const S2: f32 = 0.587_785_24;
         let (s, part) = (self.stride, from.len() / 5);
         let sign = if INVERSE { 1.0 } else { -1.0 };
-        for (p, (y, w)) in to
-            .chunks_exact_mut(5 * s)
-            .zip(self.twiddles.chunks_exact(4))
-            .enumerate()
-        {
+        for (p, (y, w)) in to.chunks_exact_mut(5 * s).zip(self.twiddles.chunks_exact(4)).enumerate() {
             let (y0, rest) = y.split_at_mut(s);
             let (y1, rest) = rest.split_at_mut(s);
             let (y2, rest) = rest.split_at_mut(s);
@@ -404,12 +330,8 @@ impl Stage {
                 y0[q] = a.add(sum1).add(sum2);
                 let m1 = a.add_scaled::<FMA>(C1, sum1).add_scaled::<FMA>(C2, sum2);
                 let m2 = a.add_scaled::<FMA>(C2, sum1).add_scaled::<FMA>(C1, sum2);
-                let t1 = difference1
-                    .scale(sign * S1)
-                    .add_scaled::<FMA>(sign * S2, difference2);
-                let t2 = difference1
-                    .scale(sign * S2)
-                    .add_scaled::<FMA>(-sign * S1, difference2);
+                let t1 = difference1.scale(sign * S1).add_scaled::<FMA>(sign * S2, difference2);
+                let t2 = difference1.scale(sign * S2).add_scaled::<FMA>(-sign * S1, difference2);
                 y1[q] = m1.add_i(t1).rotate::<FMA>(w[0].0, w[0].1);
                 y4[q] = m1.sub_i(t1).rotate::<FMA>(w[3].0, w[3].1);
                 y2[q] = m2.add_i(t2).rotate::<FMA>(w[1].0, w[1].1);
@@ -431,45 +353,28 @@ mod tests {
         let mut data = vec![Cell::<V>::ZERO; length];
         for cell in &mut data {
             for part in [&mut cell.re, &mut cell.im] {
-                part.as_mut_slice()
-                    .iter_mut()
-                    .for_each(|v| *v = rng.random_range(-1.0..1.0));
+                part.as_mut_slice().iter_mut().for_each(|v| *v = rng.random_range(-1.0..1.0));
             }
         }
         // Dirty scratch must not matter.
-        let mut work = vec![
-            Cell {
-                re: V::ZERO,
-                im: V::ZERO
-            };
-            length
-        ];
+        let mut work = vec![Cell { re: V::ZERO, im: V::ZERO }; length];
         for cell in &mut work {
             cell.re.as_mut_slice().fill(f32::NAN);
         }
         let before = data.clone();
         LaneFft::new(length, inverse).process::<V, FMA>(&mut data, &mut work);
         let mut planner = FftPlanner::new();
-        let fft = if inverse {
-            planner.plan_fft_inverse(length)
-        } else {
-            planner.plan_fft_forward(length)
-        };
+        let fft = if inverse { planner.plan_fft_inverse(length) } else { planner.plan_fft_forward(length) };
         let mut worst = 0.0_f64;
         for l in 0..V::LANES {
             let mut reference: Vec<_> = before
                 .iter()
-                .map(|c| {
-                    Complex64::new(f64::from(c.re.as_slice()[l]), f64::from(c.im.as_slice()[l]))
-                })
+                .map(|c| Complex64::new(f64::from(c.re.as_slice()[l]), f64::from(c.im.as_slice()[l])))
                 .collect();
             fft.process(&mut reference);
             let rms = (reference.iter().map(|c| c.norm_sqr()).sum::<f64>() / length as f64).sqrt();
             for (got, want) in data.iter().zip(&reference) {
-                let got = Complex64::new(
-                    f64::from(got.re.as_slice()[l]),
-                    f64::from(got.im.as_slice()[l]),
-                );
+                let got = Complex64::new(f64::from(got.re.as_slice()[l]), f64::from(got.im.as_slice()[l]));
                 let difference = (got - want).norm() / rms;
                 assert!(!difference.is_nan());
                 worst = worst.max(difference);
@@ -480,10 +385,7 @@ mod tests {
 
     #[test]
     fn every_length_agrees_with_a_double_precision_transform_in_every_lane_and_direction() {
-        for length in (2..=360)
-            .filter(|&n| remainder(n) == 1)
-            .chain([768, 1024, 1536, 2000])
-        {
+        for length in (2..=360).filter(|&n| remainder(n) == 1).chain([768, 1024, 1536, 2000]) {
             for inverse in [false, true] {
                 // Rounding grows as √log n · 6e-8; 2e-6 leaves an order of magnitude.
                 assert!(error::<V8, false>(length, inverse) < 2e-6, "{length}");

@@ -13,19 +13,16 @@ pub fn circle(mut images: ArrayViewMut3<'_, f32>, ratio: f64, fill: f32) {
     let (height, width) = (images.len_of(Axis(1)), images.len_of(Axis(2)));
     let (middle_y, middle_x) = (middle(height), middle(width));
     let radius = ratio * height.min(width) as f64 / 2.0;
-    images
-        .axis_iter_mut(Axis(0))
-        .into_par_iter()
-        .for_each(|mut image| {
-            for (iy, mut row) in image.outer_iter_mut().enumerate() {
-                let square = radius * radius - (iy as f64 - middle_y).powi(2);
-                for (ix, value) in row.iter_mut().enumerate() {
-                    if (ix as f64 - middle_x).powi(2) > square {
-                        *value = fill;
-                    }
+    images.axis_iter_mut(Axis(0)).into_par_iter().for_each(|mut image| {
+        for (iy, mut row) in image.outer_iter_mut().enumerate() {
+            let square = radius * radius - (iy as f64 - middle_y).powi(2);
+            for (ix, value) in row.iter_mut().enumerate() {
+                if (ix as f64 - middle_x).powi(2) > square {
+                    *value = fill;
                 }
             }
-        });
+        }
+    });
 }
 
 #[cfg(test)]
@@ -45,10 +42,7 @@ mod tests {
         }
         // Area of the circle, to within its circumference.
         let inside = images.sum() / 2.0;
-        assert!(
-            (f64::from(inside) - std::f64::consts::PI * 16.0).abs() < 8.0,
-            "{inside}"
-        );
+        assert!((f64::from(inside) - std::f64::consts::PI * 16.0).abs() < 8.0, "{inside}");
         let once = images.clone();
         circle(images.view_mut(), 1.0, 0.0);
         assert_eq!(images, once);

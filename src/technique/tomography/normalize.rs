@@ -36,10 +36,7 @@ impl std::ops::Add for Repairs {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
-        Self {
-            interpolated: self.interpolated + other.interpolated,
-            floored: self.floored + other.floored,
-        }
+        Self { interpolated: self.interpolated + other.interpolated, floored: self.floored + other.floored }
     }
 }
 
@@ -49,27 +46,20 @@ impl std::ops::Add for Repairs {
 pub fn mean_frame(frames: ArrayView3<'_, f32>) -> Array2<f32> {
     let (_, rows, columns) = frames.dim();
     let mut mean = Array2::zeros((rows, columns));
-    mean.axis_iter_mut(Axis(0))
-        .into_par_iter()
-        .enumerate()
-        .for_each(|(r, mut out)| {
-            let mut sums = vec![(0.0_f64, 0_u32); columns];
-            for frame in frames.outer_iter() {
-                for (sum, &v) in sums.iter_mut().zip(frame.row(r)) {
-                    if v.is_finite() {
-                        sum.0 += f64::from(v);
-                        sum.1 += 1;
-                    }
+    mean.axis_iter_mut(Axis(0)).into_par_iter().enumerate().for_each(|(r, mut out)| {
+        let mut sums = vec![(0.0_f64, 0_u32); columns];
+        for frame in frames.outer_iter() {
+            for (sum, &v) in sums.iter_mut().zip(frame.row(r)) {
+                if v.is_finite() {
+                    sum.0 += f64::from(v);
+                    sum.1 += 1;
                 }
             }
-            for (value, (sum, n)) in out.iter_mut().zip(sums) {
-                *value = if n == 0 {
-                    f32::NAN
-                } else {
-                    (sum / f64::from(n)) as f32
-                };
-            }
-        });
+        }
+        for (value, (sum, n)) in out.iter_mut().zip(sums) {
+            *value = if n == 0 { f32::NAN } else { (sum / f64::from(n)) as f32 };
+        }
+    });
     mean
 }
 
@@ -88,35 +78,20 @@ pub fn transmission(
 ) -> Result<Repairs, TomographyError> {
     let (_, rows, columns) = data.dim();
     if flats.is_empty() {
-        return Err(TomographyError::TooFew {
-            what: "flat fields",
-            got: 0,
-            needed: 1,
-        });
+        return Err(TomographyError::TooFew { what: "flat fields", got: 0, needed: 1 });
     }
     for (what, shape) in std::iter::once(("dark [row, column]", dark.shape()))
         .chain(flats.iter().map(|f| ("flat [row, column]", f.mean.shape())))
     {
         if shape != [rows, columns] {
-            return Err(TomographyError::Shape {
-                what,
-                got: shape.to_vec(),
-                expected: vec![rows, columns],
-            });
+            return Err(TomographyError::Shape { what, got: shape.to_vec(), expected: vec![rows, columns] });
         }
     }
     for flat in flats {
-        check("index of a flat field", flat.at, "a finite number", |_| {
-            true
-        })?;
+        check("index of a flat field", flat.at, "a finite number", |_| true)?;
     }
     for pair in flats.windows(2) {
-        check(
-            "index of a flat field",
-            pair[1].at,
-            "greater than the one before",
-            |at| at > pair[0].at,
-        )?;
+        check("index of a flat field", pair[1].at, "greater than the one before", |at| at > pair[0].at)?;
     }
     let repairs = data
         .axis_iter_mut(Axis(0))
@@ -127,10 +102,8 @@ pub fn transmission(
             let mut repairs = Repairs::default();
             for (r, mut row) in frame.outer_iter_mut().enumerate() {
                 let mut bad = 0;
-                for ((value, &dark), (&low, &high)) in row
-                    .iter_mut()
-                    .zip(dark.row(r))
-                    .zip(low.row(r).iter().zip(high.row(r)))
+                for ((value, &dark), (&low, &high)) in
+                    row.iter_mut().zip(dark.row(r)).zip(low.row(r).iter().zip(high.row(r)))
                 {
                     let beam = low + part * (high - low) - dark;
                     let t = (*value - dark) / beam;
@@ -155,11 +128,7 @@ fn bracket(flats: &[Flat], index: f64) -> (&Array2<f32>, &Array2<f32>, f32) {
     let low = &flats[after.saturating_sub(1)];
     let high = &flats[after.min(flats.len() - 1)];
     let span = high.at - low.at;
-    let part = if span > 0.0 {
-        ((index - low.at) / span) as f32
-    } else {
-        0.0
-    };
+    let part = if span > 0.0 { ((index - low.at) / span) as f32 } else { 0.0 };
     (&low.mean, &high.mean, part)
 }
 
@@ -192,12 +161,9 @@ fn interpolate(mut row: ArrayViewMut1<'_, f32>) {
 /// # Errors
 /// A floor that is not a positive normal number.
 pub fn minus_log(mut data: ArrayViewMut3<'_, f32>, floor: f32) -> Result<u64, TomographyError> {
-    check(
-        "transmission floor",
-        f64::from(floor),
-        "between the least normal f32 and 1",
-        |f| f >= f64::from(f32::MIN_POSITIVE) && f < 1.0,
-    )?;
+    check("transmission floor", f64::from(floor), "between the least normal f32 and 1", |f| {
+        f >= f64::from(f32::MIN_POSITIVE) && f < 1.0
+    })?;
     Ok(data
         .axis_iter_mut(Axis(0))
         .into_par_iter()
@@ -219,13 +185,7 @@ mod tests {
     use ndarray::{Array3, array};
 
     fn flats(values: &[(f64, f32)], columns: usize) -> Vec<Flat> {
-        values
-            .iter()
-            .map(|&(at, v)| Flat {
-                at,
-                mean: Array2::from_elem((1, columns), v),
-            })
-            .collect()
+        values.iter().map(|&(at, v)| Flat { at, mean: Array2::from_elem((1, columns), v) }).collect()
     }
 
     #[test]
@@ -233,13 +193,7 @@ mod tests {
         let mut data = Array3::from_elem((5, 1, 2), 60.0_f32);
         let dark = Array2::from_elem((1, 2), 10.0);
         // Flats at 1 and 3: 110 and 210, so F − D is 100, 100, 150, 200, 200.
-        let repairs = transmission(
-            data.view_mut(),
-            dark.view(),
-            &flats(&[(1.0, 110.0), (3.0, 210.0)], 2),
-            0,
-        )
-        .unwrap();
+        let repairs = transmission(data.view_mut(), dark.view(), &flats(&[(1.0, 110.0), (3.0, 210.0)], 2), 0).unwrap();
         assert_eq!(repairs, Repairs::default());
         for (angle, want) in [0.5, 0.5, 50.0 / 150.0, 0.25, 0.25].into_iter().enumerate() {
             assert!((data[[angle, 0, 1]] - want).abs() < 1e-6, "{angle}");
@@ -250,13 +204,7 @@ mod tests {
     fn a_part_of_a_scan_uses_its_own_indices() {
         let mut data = Array3::from_elem((1, 1, 2), 60.0_f32);
         let dark = Array2::from_elem((1, 2), 10.0);
-        transmission(
-            data.view_mut(),
-            dark.view(),
-            &flats(&[(0.0, 110.0), (4.0, 210.0)], 2),
-            2,
-        )
-        .unwrap();
+        transmission(data.view_mut(), dark.view(), &flats(&[(0.0, 110.0), (4.0, 210.0)], 2), 2).unwrap();
         assert!((data[[0, 0, 0]] - 50.0 / 150.0).abs() < 1e-6);
     }
 
@@ -264,10 +212,7 @@ mod tests {
     fn pixels_without_a_measurement_are_interpolated_and_counted() {
         let mut data = array![[[f32::NAN, 20.0, 0.0, f32::INFINITY, 50.0, 0.0]]];
         let dark = array![[0.0_f32, 0.0, 0.0, 0.0, 0.0, 0.0]];
-        let flat = vec![Flat {
-            at: 0.0,
-            mean: array![[100.0_f32, 100.0, 0.0, 100.0, 100.0, -1.0]],
-        }];
+        let flat = vec![Flat { at: 0.0, mean: array![[100.0_f32, 100.0, 0.0, 100.0, 100.0, -1.0]] }];
         let repairs = transmission(data.view_mut(), dark.view(), &flat, 0).unwrap();
         assert_eq!(repairs.interpolated, 4);
         let want = [0.2, 0.2, 0.3, 0.4, 0.5, 0.5];
@@ -276,28 +221,13 @@ mod tests {
         }
         let mut none = Array3::from_elem((1, 1, 3), f32::NAN);
         let flat = flats(&[(0.0, 1.0)], 3);
-        assert_eq!(
-            transmission(none.view_mut(), Array2::zeros((1, 3)).view(), &flat, 0)
-                .unwrap()
-                .interpolated,
-            3
-        );
+        assert_eq!(transmission(none.view_mut(), Array2::zeros((1, 3)).view(), &flat, 0).unwrap().interpolated, 3);
         assert!(none.iter().all(|&v| v == 1.0));
     }
 
     #[test]
     fn the_logarithm_is_finite_for_every_float() {
-        let values = [
-            0.5,
-            0.0,
-            -1.0,
-            f32::NAN,
-            f32::INFINITY,
-            f32::NEG_INFINITY,
-            1e-40,
-            1.0,
-            2.0,
-        ];
+        let values = [0.5, 0.0, -1.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e-40, 1.0, 2.0];
         let mut data = Array3::from_shape_vec((values.len(), 1, 1), values.to_vec()).unwrap();
         assert_eq!(minus_log(data.view_mut(), 1e-6).unwrap(), 5);
         assert!(data.iter().all(|v| v.is_finite()), "{data}");
@@ -312,20 +242,11 @@ mod tests {
     fn wrong_shapes_and_orders_are_refused() {
         let mut data = Array3::zeros((2, 1, 3));
         let dark = Array2::zeros((1, 3));
-        assert!(matches!(
-            transmission(data.view_mut(), dark.view(), &[], 0),
-            Err(TomographyError::TooFew { .. })
-        ));
+        assert!(matches!(transmission(data.view_mut(), dark.view(), &[], 0), Err(TomographyError::TooFew { .. })));
         let narrow = flats(&[(0.0, 1.0)], 2);
-        assert!(matches!(
-            transmission(data.view_mut(), dark.view(), &narrow, 0),
-            Err(TomographyError::Shape { .. })
-        ));
+        assert!(matches!(transmission(data.view_mut(), dark.view(), &narrow, 0), Err(TomographyError::Shape { .. })));
         let back = flats(&[(1.0, 1.0), (0.0, 1.0)], 3);
-        assert!(matches!(
-            transmission(data.view_mut(), dark.view(), &back, 0),
-            Err(TomographyError::Value { .. })
-        ));
+        assert!(matches!(transmission(data.view_mut(), dark.view(), &back, 0), Err(TomographyError::Value { .. })));
     }
 
     #[test]

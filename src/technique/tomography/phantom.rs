@@ -47,11 +47,7 @@ impl Ellipse {
         let square = (self.a * cos).powi(2) + (self.b * sin).powi(2);
         let t = t - self.x * theta.cos() - self.y * theta.sin();
         let rest = square - t * t;
-        if rest > 0.0 {
-            2.0 * self.density * self.a * self.b * rest.sqrt() / square
-        } else {
-            0.0
-        }
+        if rest > 0.0 { 2.0 * self.density * self.a * self.b * rest.sqrt() / square } else { 0.0 }
     }
 
     /// Density at a point.
@@ -61,11 +57,7 @@ impl Ellipse {
         let (dx, dy) = (x - self.x, y - self.y);
         let along = (dx * cos + dy * sin) / self.a;
         let across = (dy * cos - dx * sin) / self.b;
-        if along * along + across * across <= 1.0 {
-            self.density
-        } else {
-            0.0
-        }
+        if along * along + across * across <= 1.0 { self.density } else { 0.0 }
     }
 }
 
@@ -76,11 +68,7 @@ impl Ellipsoid {
         let square = 1.0 - ((z - self.z) / self.c).powi(2);
         (square > 0.0).then(|| {
             let scale = square.sqrt();
-            Ellipse {
-                a: self.section.a * scale,
-                b: self.section.b * scale,
-                ..self.section
-            }
+            Ellipse { a: self.section.a * scale, b: self.section.b * scale, ..self.section }
         })
     }
 }
@@ -101,14 +89,7 @@ pub fn ellipses() -> Vec<Ellipse> {
         (-0.55, 0.3, 0.12, 0.04, 0.8, 0.4),
     ]
     .into_iter()
-    .map(|(x, y, a, b, tilt, density)| Ellipse {
-        x,
-        y,
-        a,
-        b,
-        tilt,
-        density,
-    })
+    .map(|(x, y, a, b, tilt, density)| Ellipse { x, y, a, b, tilt, density })
     .collect()
 }
 
@@ -127,11 +108,7 @@ pub fn ellipsoids() -> Vec<Ellipsoid> {
         (0.5, 0.4),
         (0.0, 0.7),
     ];
-    ellipses()
-        .into_iter()
-        .zip(heights)
-        .map(|(section, (z, c))| Ellipsoid { section, z, c })
-        .collect()
+    ellipses().into_iter().zip(heights).map(|(section, (z, c))| Ellipsoid { section, z, c }).collect()
 }
 
 /// Cross-sections of a solid in the middle of detector row `row` of `rows`.
@@ -143,24 +120,15 @@ pub fn sections(solid: &[Ellipsoid], row: usize, rows: usize) -> Vec<Ellipse> {
 
 /// Exact sinogram `[angle, column]`: line integrals in pixels of a phantom `size` pixels wide, axis at column `centre`.
 #[must_use]
-pub fn sinogram(
-    ellipses: &[Ellipse],
-    size: usize,
-    columns: usize,
-    angles: &[f64],
-    centre: f64,
-) -> Array2<f32> {
+pub fn sinogram(ellipses: &[Ellipse], size: usize, columns: usize, angles: &[f64], centre: f64) -> Array2<f32> {
     let half = size as f64 / 2.0;
     let mut out = Array2::zeros((angles.len(), columns));
-    out.axis_iter_mut(Axis(0))
-        .into_par_iter()
-        .zip(angles.par_iter())
-        .for_each(|(mut row, &theta)| {
-            for (u, value) in row.iter_mut().enumerate() {
-                let t = (u as f64 - centre) / half;
-                *value = (half * ellipses.iter().map(|e| e.integral(theta, t)).sum::<f64>()) as f32;
-            }
-        });
+    out.axis_iter_mut(Axis(0)).into_par_iter().zip(angles.par_iter()).for_each(|(mut row, &theta)| {
+        for (u, value) in row.iter_mut().enumerate() {
+            let t = (u as f64 - centre) / half;
+            *value = (half * ellipses.iter().map(|e| e.integral(theta, t)).sum::<f64>()) as f32;
+        }
+    });
     out
 }
 
@@ -169,16 +137,13 @@ pub fn sinogram(
 pub fn truth(ellipses: &[Ellipse], size: usize) -> Array2<f32> {
     let half = size as f64 / 2.0;
     let mut out = Array2::zeros((size, size));
-    out.axis_iter_mut(Axis(0))
-        .into_par_iter()
-        .enumerate()
-        .for_each(|(iy, mut row)| {
-            let y = (middle(size) - iy as f64) / half;
-            for (ix, value) in row.iter_mut().enumerate() {
-                let x = (ix as f64 - middle(size)) / half;
-                *value = ellipses.iter().map(|e| e.density_at(x, y)).sum::<f64>() as f32;
-            }
-        });
+    out.axis_iter_mut(Axis(0)).into_par_iter().enumerate().for_each(|(iy, mut row)| {
+        let y = (middle(size) - iy as f64) / half;
+        for (ix, value) in row.iter_mut().enumerate() {
+            let x = (ix as f64 - middle(size)) / half;
+            *value = ellipses.iter().map(|e| e.density_at(x, y)).sum::<f64>() as f32;
+        }
+    });
     out
 }
 
@@ -194,13 +159,7 @@ pub fn sinograms(
 ) -> Array3<f32> {
     let mut out = Array3::zeros((rows, angles.len(), columns));
     for (row, mut slot) in out.outer_iter_mut().enumerate() {
-        slot.assign(&sinogram(
-            &sections(solid, row, rows),
-            size,
-            columns,
-            angles,
-            centre,
-        ));
+        slot.assign(&sinogram(&sections(solid, row, rows), size, columns, angles, centre));
     }
     out
 }
@@ -244,10 +203,7 @@ mod tests {
     fn every_projection_has_the_phantoms_mass_and_moves_with_the_centre() {
         let angles: Vec<f64> = (0..7).map(|i| f64::from(i) * PI / 7.0).collect();
         let all = sinogram(&ellipses(), 256, 300, &angles, 140.0);
-        let mass: f64 = ellipses()
-            .iter()
-            .map(|e| PI * e.a * e.b * e.density * 128.0 * 128.0)
-            .sum();
+        let mass: f64 = ellipses().iter().map(|e| PI * e.a * e.b * e.density * 128.0 * 128.0).sum();
         for row in all.outer_iter() {
             let sum: f64 = row.iter().map(|&v| f64::from(v)).sum();
             // Sampling a semi-ellipse by its pixel middles: error ∝ width^{-3/2}.
@@ -261,19 +217,10 @@ mod tests {
     fn the_solid_fills_ninety_percent_of_the_width_and_varies_with_height() {
         let volume = volume(&ellipsoids(), 8, 128);
         let middle = truth(&ellipses(), 512);
-        let filled: Vec<usize> = (0..512)
-            .filter(|&x| middle.column(x).iter().any(|&v| v != 0.0))
-            .collect();
-        assert!(
-            (filled.len() as f64 / 512.0 - 0.9).abs() < 0.01,
-            "{}",
-            filled.len()
-        );
+        let filled: Vec<usize> = (0..512).filter(|&x| middle.column(x).iter().any(|&v| v != 0.0)).collect();
+        assert!((filled.len() as f64 / 512.0 - 0.9).abs() < 0.01, "{}", filled.len());
         for z in 1..8 {
-            assert_ne!(
-                volume.index_axis(Axis(0), z),
-                volume.index_axis(Axis(0), z - 1)
-            );
+            assert_ne!(volume.index_axis(Axis(0), z), volume.index_axis(Axis(0), z - 1));
         }
     }
 }

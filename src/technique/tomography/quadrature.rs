@@ -39,28 +39,16 @@ pub fn directions(angles: &[f64]) -> Vec<Direction> {
     sorted.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
     let n = sorted.len();
     let gap = |i: usize| {
-        if i + 1 < n {
-            sorted[i + 1].0 - sorted[i].0
-        } else {
-            sorted[0].0 + PI - sorted[i].0
-        }
+        if i + 1 < n { sorted[i + 1].0 - sorted[i].0 } else { sorted[0].0 + PI - sorted[i].0 }
     };
     let mut positive: Vec<f64> = (0..n).map(gap).filter(|&g| g > 1e-9).collect();
     positive.sort_by(f64::total_cmp);
     let median = positive.get(positive.len() / 2).copied().unwrap_or(PI);
     let side = |i: usize| {
-        if gap(i) > MISSING * median {
-            median / 2.0
-        } else {
-            gap(i) / 2.0
-        }
+        if gap(i) > MISSING * median { median / 2.0 } else { gap(i) / 2.0 }
     };
     (0..n)
-        .map(|i| Direction {
-            index: sorted[i].1,
-            angle: angles[sorted[i].1],
-            weight: side(i) + side((i + n - 1) % n),
-        })
+        .map(|i| Direction { index: sorted[i].1, angle: angles[sorted[i].1], weight: side(i) + side((i + n - 1) % n) })
         .collect()
 }
 
@@ -74,11 +62,7 @@ mod tests {
     }
 
     fn weight_of(angles: &[f64], index: usize) -> f64 {
-        directions(angles)
-            .iter()
-            .find(|d| d.index == index)
-            .unwrap()
-            .weight
+        directions(angles).iter().find(|d| d.index == index).unwrap().weight
     }
 
     #[test]

@@ -80,33 +80,19 @@ impl Chain {
     ///
     /// # Errors
     /// A geometry or option that cannot be.
-    pub fn new(
-        columns: usize,
-        angles: &[f64],
-        centre: f64,
-        options: Options,
-    ) -> Result<Self, TomographyError> {
+    pub fn new(columns: usize, angles: &[f64], centre: f64, options: Options) -> Result<Self, TomographyError> {
         if let Some(stripe) = &options.stripe {
             stripe.check()?;
         }
         if let Some(ratio) = options.mask_ratio {
-            check("mask ratio", ratio, "from 0 to 2", |r| {
-                (0.0..=2.0).contains(&r)
-            })?;
+            check("mask ratio", ratio, "from 0 to 2", |r| (0.0..=2.0).contains(&r))?;
         }
         if let Some(size) = options.pixel_size_cm {
             check("pixel size in cm", size, "positive", |s| s > 0.0)?;
         }
-        let geometry = Geometry {
-            centre,
-            filter: options.filter,
-            padding: options.padding,
-            ..Geometry::new(columns, angles)
-        };
-        Ok(Self {
-            plan: Plan::new(&geometry)?,
-            options,
-        })
+        let geometry =
+            Geometry { centre, filter: options.filter, padding: options.padding, ..Geometry::new(columns, angles) };
+        Ok(Self { plan: Plan::new(&geometry)?, options })
     }
 
     /// Reconstructs a slab: counts `[angle, row, column]`, mean dark `[row, column]`, flats of the same rows.
@@ -119,10 +105,8 @@ impl Chain {
         dark: &Array2<f32>,
         flats: &[Flat],
     ) -> Result<(Array3<f32>, Stats), TomographyError> {
-        let mut stats = Stats {
-            repairs: normalize::transmission(data.view_mut(), dark.view(), flats, 0)?,
-            ..Stats::default()
-        };
+        let mut stats =
+            Stats { repairs: normalize::transmission(data.view_mut(), dark.view(), flats, 0)?, ..Stats::default() };
         if let Some(zinger) = self.options.zinger {
             stats.zingers = zinger::remove(data.view_mut(), zinger)?;
         }
@@ -151,11 +135,7 @@ impl Chain {
                 sum += f64::from(v);
             }
         }
-        stats.mean = if images.is_empty() {
-            0.0
-        } else {
-            sum / images.len() as f64
-        };
+        stats.mean = if images.is_empty() { 0.0 } else { sum / images.len() as f64 };
         Ok((images, stats))
     }
 
@@ -192,15 +172,8 @@ mod tests {
     use rand::{Rng, SeedableRng};
 
     /// Counts of the default solid with `mu` per pixel length, flats that fall by a tenth during the scan.
-    fn counts(
-        rows: usize,
-        size: usize,
-        angles: &[f64],
-        centre: f64,
-        mu: f32,
-    ) -> (Array3<f32>, Array2<f32>, Vec<Flat>) {
-        let sinograms =
-            phantom::sinograms(&phantom::ellipsoids(), rows, size, size, angles, centre);
+    fn counts(rows: usize, size: usize, angles: &[f64], centre: f64, mu: f32) -> (Array3<f32>, Array2<f32>, Vec<Flat>) {
+        let sinograms = phantom::sinograms(&phantom::ellipsoids(), rows, size, size, angles, centre);
         let dark = Array2::from_elem((rows, size), 100.0);
         let flat = |at: f64, scale: f32| Flat {
             at,
@@ -224,10 +197,7 @@ mod tests {
         data[[90, 2, 30]] += 9000.0;
         data[[5, 0, 70]] = f32::NAN;
         let options = Options {
-            zinger: Some(Zinger {
-                width: 5,
-                threshold: 0.5,
-            }),
+            zinger: Some(Zinger { width: 5, threshold: 0.5 }),
             stripe: None,
             pixel_size_cm: Some(1e-3),
             ..Options::default()
@@ -240,16 +210,7 @@ mod tests {
         println!("{error:.3} {stats:?}");
         // Point-sampled edges dominate: the error falls as size^{-1/2} from 0.057 at 512, so 0.115 at 128.
         assert!(error < 0.13, "{error}");
-        assert_eq!(
-            (stats.zingers, stats.repairs),
-            (
-                2,
-                Repairs {
-                    interpolated: 1,
-                    floored: 0
-                }
-            )
-        );
+        assert_eq!((stats.zingers, stats.repairs), (2, Repairs { interpolated: 1, floored: 0 }));
         assert!((stats.mean / f64::from(truth.mean().unwrap()) - 1.0).abs() < 0.01);
     }
 
@@ -257,34 +218,13 @@ mod tests {
     fn no_nan_leaves_whatever_enters() {
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
         let angles = half_turn(20);
-        let bad = [
-            f32::NAN,
-            f32::INFINITY,
-            f32::NEG_INFINITY,
-            0.0,
-            -1e30,
-            1e30,
-            3.0,
-            5.0,
-        ];
+        let bad = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -1e30, 1e30, 3.0, 5.0];
         let mut any = || bad[rng.random_range(0..bad.len())];
         let data = Array3::from_shape_fn((20, 3, 24), |_| any());
         let dark = Array2::from_shape_fn((3, 24), |_| any());
-        let flats = vec![Flat {
-            at: 0.0,
-            mean: Array2::from_shape_fn((3, 24), |_| any()),
-        }];
-        let options = Options {
-            zinger: Some(Zinger {
-                width: 3,
-                threshold: 0.1,
-            }),
-            ..Options::default()
-        };
-        let (images, stats) = Chain::new(24, &angles, 11.5, options)
-            .unwrap()
-            .run(data, &dark, &flats)
-            .unwrap();
+        let flats = vec![Flat { at: 0.0, mean: Array2::from_shape_fn((3, 24), |_| any()) }];
+        let options = Options { zinger: Some(Zinger { width: 3, threshold: 0.1 }), ..Options::default() };
+        let (images, stats) = Chain::new(24, &angles, 11.5, options).unwrap().run(data, &dark, &flats).unwrap();
         assert!(images.iter().all(|v| v.is_finite()));
         assert!(stats.repairs.interpolated > 0);
     }
@@ -296,10 +236,7 @@ mod tests {
             let chain = Chain::new(columns, &angles, 30.0, Options::default()).unwrap();
             let held = chain.plan().scratch_bytes(3);
             let said = fixed_bytes(columns, 3, Padding::Zero);
-            assert!(
-                said as f64 >= 0.95 * held as f64 && said < 4 * held,
-                "{columns}: {said} {held}"
-            );
+            assert!(said as f64 >= 0.95 * held as f64 && said < 4 * held, "{columns}: {said} {held}");
         }
         assert!(bytes_per_row(1500, 2048) >= 4 * (1500 * 2048 + 2048 * 2048));
     }
@@ -308,21 +245,9 @@ mod tests {
     fn options_are_checked() {
         let angles = half_turn(10);
         for options in [
-            Options {
-                pixel_size_cm: Some(0.0),
-                ..Options::default()
-            },
-            Options {
-                mask_ratio: Some(f64::NAN),
-                ..Options::default()
-            },
-            Options {
-                stripe: Some(Stripe {
-                    small: 2,
-                    ..Stripe::default()
-                }),
-                ..Options::default()
-            },
+            Options { pixel_size_cm: Some(0.0), ..Options::default() },
+            Options { mask_ratio: Some(f64::NAN), ..Options::default() },
+            Options { stripe: Some(Stripe { small: 2, ..Stripe::default() }), ..Options::default() },
         ] {
             assert!(Chain::new(16, &angles, 7.5, options).is_err());
         }

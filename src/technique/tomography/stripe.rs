@@ -33,12 +33,7 @@ pub struct Stripe {
 
 impl Default for Stripe {
     fn default() -> Self {
-        Self {
-            snr: 3.0,
-            large: 61,
-            small: 21,
-            drop_ratio: 0.1,
-        }
+        Self { snr: 3.0, large: 61, small: 21, drop_ratio: 0.1 }
     }
 }
 
@@ -50,21 +45,9 @@ impl Stripe {
     pub fn check(&self) -> Result<(), TomographyError> {
         check("stripe snr", self.snr, "positive", |s| s > 0.0)?;
         let odd = |w: f64| w >= 3.0 && w % 2.0 == 1.0;
-        check(
-            "large stripe window",
-            self.large as f64,
-            "odd, at least 3",
-            odd,
-        )?;
-        check(
-            "small stripe window",
-            self.small as f64,
-            "odd, at least 3",
-            odd,
-        )?;
-        check("stripe drop ratio", self.drop_ratio, "from 0 to 0.8", |r| {
-            (0.0..=0.8).contains(&r)
-        })
+        check("large stripe window", self.large as f64, "odd, at least 3", odd)?;
+        check("small stripe window", self.small as f64, "odd, at least 3", odd)?;
+        check("stripe drop ratio", self.drop_ratio, "from 0 to 0.8", |r| (0.0..=0.8).contains(&r))
     }
 }
 
@@ -72,15 +55,9 @@ impl Stripe {
 ///
 /// # Errors
 /// As [`Stripe::check`].
-pub fn remove_slab(
-    mut sinograms: ArrayViewMut3<'_, f32>,
-    options: &Stripe,
-) -> Result<(), TomographyError> {
+pub fn remove_slab(mut sinograms: ArrayViewMut3<'_, f32>, options: &Stripe) -> Result<(), TomographyError> {
     options.check()?;
-    sinograms
-        .axis_iter_mut(Axis(0))
-        .into_par_iter()
-        .for_each(|sinogram| remove_one(sinogram, options));
+    sinograms.axis_iter_mut(Axis(0)).into_par_iter().for_each(|sinogram| remove_one(sinogram, options));
     Ok(())
 }
 
@@ -104,11 +81,7 @@ fn remove_one(mut sinogram: ArrayViewMut2<'_, f32>, options: &Stripe) {
     lines.large(options);
     lines.sorting(options.small);
     for (u, column) in lines.values.chunks_exact(angles).enumerate() {
-        sinogram
-            .column_mut(u)
-            .iter_mut()
-            .zip(column)
-            .for_each(|(to, &from)| *to = from);
+        sinogram.column_mut(u).iter_mut().zip(column).for_each(|(to, &from)| *to = from);
     }
 }
 
@@ -129,14 +102,8 @@ struct Ranked {
 impl Columns {
     fn new(sinogram: &ArrayViewMut2<'_, f32>) -> Self {
         let mut values = Vec::with_capacity(sinogram.len());
-        sinogram
-            .columns()
-            .into_iter()
-            .for_each(|column| values.extend(column.iter()));
-        Self {
-            angles: sinogram.nrows(),
-            values,
-        }
+        sinogram.columns().into_iter().for_each(|column| values.extend(column.iter()));
+        Self { angles: sinogram.nrows(), values }
     }
 
     fn count(&self) -> usize {
@@ -152,26 +119,16 @@ impl Columns {
     }
 
     fn ranked(&self) -> Ranked {
-        let mut ranked = Ranked {
-            values: vec![0.0; self.values.len()],
-            angles: vec![0; self.values.len()],
-        };
+        let mut ranked = Ranked { values: vec![0.0; self.values.len()], angles: vec![0; self.values.len()] };
         let mut keys = Vec::with_capacity(self.angles);
         for u in 0..self.count() {
             keys.clear();
             // Value in the high half, as an integer that orders like the float; angle in the low: ties keep their order.
-            keys.extend(
-                self.column(u)
-                    .iter()
-                    .enumerate()
-                    .map(|(a, v)| (u64::from(ordered(*v)) << 32) | a as u64),
-            );
+            keys.extend(self.column(u).iter().enumerate().map(|(a, v)| (u64::from(ordered(*v)) << 32) | a as u64));
             keys.sort_unstable();
             let range = self.range(u);
-            for ((value, angle), key) in ranked.values[range.clone()]
-                .iter_mut()
-                .zip(&mut ranked.angles[range])
-                .zip(&keys)
+            for ((value, angle), key) in
+                ranked.values[range.clone()].iter_mut().zip(&mut ranked.angles[range]).zip(&keys)
             {
                 *angle = *key as u32;
                 *value = self.column(u)[*angle as usize];
@@ -199,20 +156,14 @@ impl Columns {
         let smooth = median_across(&ranked.values, self.angles, options.large);
         let drop = (0.5 * options.drop_ratio * self.angles as f64) as usize;
         let kept = drop..self.angles - drop;
-        let mean = |values: &[f32]| {
-            values.iter().map(|&v| f64::from(v)).sum::<f64>() / values.len() as f64
-        };
+        let mean = |values: &[f32]| values.iter().map(|&v| f64::from(v)).sum::<f64>() / values.len() as f64;
         let factors: Vec<f64> = (0..self.count())
             .map(|u| {
                 let of = |all: &[f32]| mean(&all[self.range(u)][kept.clone()]);
                 let (raw, even) = (of(&ranked.values), of(&smooth));
                 let factor = raw / even;
                 // A column whose neighbours are zero on the average has no scale to be brought to; nor may a column turn sign.
-                if factor.is_finite() && factor > 0.0 {
-                    factor
-                } else {
-                    1.0
-                }
+                if factor.is_finite() && factor > 0.0 { factor } else { 1.0 }
             })
             .collect();
         let found = spread(&stripes(&factors, options.snr), 1);
@@ -232,9 +183,7 @@ impl Columns {
     /// Algorithm 6, without the strong stripes that follow it.
     fn dead(&mut self, options: &Stripe) {
         const WINDOW: usize = 10;
-        let rough: Vec<f64> = (0..self.count())
-            .map(|u| roughness(self.column(u), WINDOW))
-            .collect();
+        let rough: Vec<f64> = (0..self.count()).map(|u| roughness(self.column(u), WINDOW)).collect();
         let rough32: Vec<f32> = rough.iter().map(|&r| r as f32).collect();
         let even = median_across(&rough32, 1, options.large);
         // Where the neighbourhood is perfectly smooth, the average roughness stands in for it.
@@ -248,11 +197,7 @@ impl Columns {
                 1.0
             }
         };
-        let factors: Vec<f64> = rough
-            .iter()
-            .zip(&even)
-            .map(|(&r, &e)| over(r, f64::from(e)))
-            .collect();
+        let factors: Vec<f64> = rough.iter().zip(&even).map(|(&r, &e)| over(r, f64::from(e))).collect();
         let mut found = spread(&stripes(&factors, options.snr), 1);
         // The outermost columns have nothing beyond them to interpolate from.
         let count = self.count();
@@ -285,11 +230,7 @@ impl Columns {
 /// The float as an integer that orders the same way (−NaN first, +NaN last).
 fn ordered(v: f32) -> u32 {
     let bits = v.to_bits();
-    if bits >> 31 == 1 {
-        !bits
-    } else {
-        bits | 0x8000_0000
-    }
+    if bits >> 31 == 1 { !bits } else { bits | 0x8000_0000 }
 }
 
 /// Sum of the absolute differences between a column and its running mean (reflected at the ends).
@@ -334,10 +275,7 @@ fn stripes(list: &[f64], snr: f64) -> Vec<bool> {
     let mut found = vec![false; n];
     if noise > 0.0 {
         // Each side is judged by its own extreme: a bright column does not lower the bar for dark ones.
-        let (bright, dark) = (
-            (sorted[0] - high).abs() >= snr * noise,
-            (sorted[n - 1] - low).abs() >= snr * noise,
-        );
+        let (bright, dark) = ((sorted[0] - high).abs() >= snr * noise, (sorted[n - 1] - low).abs() >= snr * noise);
         let margin = 0.5 * noise * snr;
         for (f, &v) in found.iter_mut().zip(list) {
             *f = (bright && v > high + margin) || (dark && v < low - margin);
@@ -348,9 +286,7 @@ fn stripes(list: &[f64], snr: f64) -> Vec<bool> {
 
 /// Marks the neighbours of what is marked.
 fn spread(found: &[bool], by: usize) -> Vec<bool> {
-    (0..found.len())
-        .map(|u| found[u.saturating_sub(by)..(u + by + 1).min(found.len())].contains(&true))
-        .collect()
+    (0..found.len()).map(|u| found[u.saturating_sub(by)..(u + by + 1).min(found.len())].contains(&true)).collect()
 }
 
 /// Running median across columns of `[column, rank]`, each rank by itself; columns reflect at the ends.
@@ -381,11 +317,7 @@ fn median_across(values: &[f32], ranks: usize, width: usize) -> Vec<f32> {
             window.sort_unstable_by(f32::total_cmp);
             for u in 0..columns {
                 out[u * ranks + first + r] = window[reach];
-                replace(
-                    &mut window,
-                    at(u as i64 - reach as i64),
-                    at(u as i64 + reach as i64 + 1),
-                );
+                replace(&mut window, at(u as i64 - reach as i64), at(u as i64 + reach as i64 + 1));
             }
         }
     }
@@ -395,9 +327,7 @@ fn median_across(values: &[f32], ranks: usize, width: usize) -> Vec<f32> {
 /// Puts `new` in the place of one `old` in a sorted window, moving only what lies between the two.
 #[inline]
 fn replace(window: &mut [f32], old: f32, new: f32) {
-    let from = window
-        .partition_point(|v| v.total_cmp(&old).is_lt())
-        .min(window.len() - 1);
+    let from = window.partition_point(|v| v.total_cmp(&old).is_lt()).min(window.len() - 1);
     let to = window.partition_point(|v| v.total_cmp(&new).is_lt());
     if to > from {
         window.copy_within(from + 1..to, from);
@@ -425,18 +355,14 @@ mod tests {
     /// How far a column's mean error is from that of the columns around it, at worst: what makes rings.
     fn worst_ring(sinogram: &Array2<f32>, reference: &Array2<f32>) -> f64 {
         let error = (sinogram - reference).mean_axis(Axis(0)).unwrap();
-        (5..251)
-            .map(|u| f64::from(error[u] - 0.5 * (error[u - 4] + error[u + 4])).abs())
-            .fold(0.0, f64::max)
+        (5..251).map(|u| f64::from(error[u] - 0.5 * (error[u - 4] + error[u + 4])).abs()).fold(0.0, f64::max)
     }
 
     #[test]
     fn the_running_median_is_the_median_of_the_window() {
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(3);
         for (columns, ranks, width) in [(40, 3, 7), (9, 20, 21), (70, 1, 61), (5, 2, 3)] {
-            let values: Vec<f32> = (0..columns * ranks)
-                .map(|_| (rng.random_range(0..30) as f32) - 9.0)
-                .collect();
+            let values: Vec<f32> = (0..columns * ranks).map(|_| (rng.random_range(0..30) as f32) - 9.0).collect();
             let got = median_across(&values, ranks, width);
             let reach = (width / 2).min(columns - 1) as i64;
             for u in 0..columns {
@@ -448,11 +374,7 @@ mod tests {
                         })
                         .collect();
                     window.sort_by(f32::total_cmp);
-                    assert_eq!(
-                        got[u * ranks + r],
-                        window[reach as usize],
-                        "{columns} {ranks} {width} at {u},{r}"
-                    );
+                    assert_eq!(got[u * ranks + r], window[reach as usize], "{columns} {ranks} {width} at {u},{r}");
                 }
             }
         }
@@ -460,9 +382,7 @@ mod tests {
 
     #[test]
     fn a_list_gives_up_its_outliers_and_only_those() {
-        let mut list: Vec<f64> = (0..100)
-            .map(|i| 1.0 + 0.01 * f64::from(i * 37 % 100) / 100.0)
-            .collect();
+        let mut list: Vec<f64> = (0..100).map(|i| 1.0 + 0.01 * f64::from(i * 37 % 100) / 100.0).collect();
         assert!(!stripes(&list, 3.0).contains(&true));
         list[20] = 1.2;
         list[60] = 0.7;
@@ -476,9 +396,7 @@ mod tests {
         let reference = clean();
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(9);
         let mut noisy = reference.clone();
-        noisy
-            .iter_mut()
-            .for_each(|v| *v += rng.random_range(-0.3..0.3_f32));
+        noisy.iter_mut().for_each(|v| *v += rng.random_range(-0.3..0.3_f32));
         // What the method does to the sinogram without stripes is not what is tested here.
         let mut undisturbed = noisy.clone();
         remove(undisturbed.view_mut(), &Stripe::default()).unwrap();
@@ -514,36 +432,9 @@ mod tests {
     fn settings_are_checked_and_tiny_inputs_left_alone() {
         let mut tiny = Array2::<f32>::zeros((2, 3));
         remove(tiny.view_mut(), &Stripe::default()).unwrap();
-        assert!(
-            remove(
-                tiny.view_mut(),
-                &Stripe {
-                    large: 60,
-                    ..Stripe::default()
-                }
-            )
-            .is_err()
-        );
-        assert!(
-            remove(
-                tiny.view_mut(),
-                &Stripe {
-                    snr: f64::NAN,
-                    ..Stripe::default()
-                }
-            )
-            .is_err()
-        );
-        assert!(
-            remove(
-                tiny.view_mut(),
-                &Stripe {
-                    drop_ratio: 0.9,
-                    ..Stripe::default()
-                }
-            )
-            .is_err()
-        );
+        assert!(remove(tiny.view_mut(), &Stripe { large: 60, ..Stripe::default() }).is_err());
+        assert!(remove(tiny.view_mut(), &Stripe { snr: f64::NAN, ..Stripe::default() }).is_err());
+        assert!(remove(tiny.view_mut(), &Stripe { drop_ratio: 0.9, ..Stripe::default() }).is_err());
     }
 
     proptest! {

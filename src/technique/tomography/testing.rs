@@ -3,10 +3,7 @@
 use ndarray::ArrayView;
 
 /// `‖got − want‖ / ‖want‖` in f64. Any element that is not finite makes it infinite: no comparison with it can pass.
-pub(crate) fn relative_l2<D: ndarray::Dimension>(
-    got: ArrayView<'_, f32, D>,
-    want: ArrayView<'_, f32, D>,
-) -> f64 {
+pub(crate) fn relative_l2<D: ndarray::Dimension>(got: ArrayView<'_, f32, D>, want: ArrayView<'_, f32, D>) -> f64 {
     assert_eq!(got.shape(), want.shape(), "compared arrays differ in shape");
     let (mut above, mut below) = (0.0, 0.0);
     for (&g, &w) in got.iter().zip(want.iter()) {
@@ -33,19 +30,13 @@ pub(crate) fn assert_close<D: ndarray::Dimension>(
     for (i, (&g, &w)) in got.iter().zip(want.iter()).enumerate() {
         let (g, w) = (f64::from(g), f64::from(w));
         let within = g.is_finite() && w.is_finite() && (g - w).abs() <= atol + rtol * w.abs();
-        assert!(
-            within,
-            "element {i}: got {g}, want {w}, allowed {}",
-            atol + rtol * w.abs()
-        );
+        assert!(within, "element {i}: got {g}, want {w}, allowed {}", atol + rtol * w.abs());
     }
 }
 
 /// Angles `0, π/n, …` without π.
 pub(crate) fn half_turn(n: usize) -> Vec<f64> {
-    (0..n)
-        .map(|i| i as f64 * std::f64::consts::PI / n as f64)
-        .collect()
+    (0..n).map(|i| i as f64 * std::f64::consts::PI / n as f64).collect()
 }
 
 #[cfg(test)]
@@ -69,10 +60,7 @@ mod tests {
     fn close_means_close_on_both_sides() {
         assert_close(array![1.1_f32].view(), array![1.0_f32].view(), 0.05, 0.06);
         let fails = |got: f32| {
-            std::panic::catch_unwind(|| {
-                assert_close(array![got].view(), array![1.0_f32].view(), 0.05, 0.0)
-            })
-            .is_err()
+            std::panic::catch_unwind(|| assert_close(array![got].view(), array![1.0_f32].view(), 0.05, 0.0)).is_err()
         };
         assert!(fails(1.1) && fails(0.9) && fails(f32::NAN) && fails(f32::INFINITY));
         assert!(!fails(1.04));

@@ -27,23 +27,9 @@ pub struct Zinger {
 /// # Errors
 /// An even or zero width, or a threshold that is not positive.
 pub fn remove(mut data: ArrayViewMut3<'_, f32>, options: Zinger) -> Result<u64, TomographyError> {
-    check(
-        "zinger window",
-        options.width as f64,
-        "odd, from 3 to 31",
-        |w| w % 2.0 == 1.0 && (3.0..=31.0).contains(&w),
-    )?;
-    check(
-        "zinger threshold",
-        f64::from(options.threshold),
-        "positive",
-        |t| t > 0.0,
-    )?;
-    Ok(data
-        .axis_iter_mut(Axis(0))
-        .into_par_iter()
-        .map(|frame| frame_remove(frame, options))
-        .sum())
+    check("zinger window", options.width as f64, "odd, from 3 to 31", |w| w % 2.0 == 1.0 && (3.0..=31.0).contains(&w))?;
+    check("zinger threshold", f64::from(options.threshold), "positive", |t| t > 0.0)?;
+    Ok(data.axis_iter_mut(Axis(0)).into_par_iter().map(|frame| frame_remove(frame, options)).sum())
 }
 
 fn frame_remove(mut frame: ArrayViewMut2<'_, f32>, options: Zinger) -> u64 {
@@ -69,11 +55,7 @@ fn frame_remove(mut frame: ArrayViewMut2<'_, f32>, options: Zinger) -> u64 {
                 let last = (columns + reach).saturating_sub(shift).min(columns);
                 if first < last {
                     let seen = &other[first + shift - reach..last + shift - reach];
-                    for ((count, limit), v) in counts[first..last]
-                        .iter_mut()
-                        .zip(&limits[first..last])
-                        .zip(seen)
-                    {
+                    for ((count, limit), v) in counts[first..last].iter_mut().zip(&limits[first..last]).zip(seen) {
                         *count += u32::from(v < limit);
                     }
                 }
@@ -85,11 +67,8 @@ fn frame_remove(mut frame: ArrayViewMut2<'_, f32>, options: Zinger) -> u64 {
             // The lower median is the value with index (pixels − 1)/2; it is below the limit when more than that many are.
             if counts[u] as usize > (pixels - 1) / 2 {
                 window.clear();
-                nearby
-                    .clone()
-                    .for_each(|other| window.extend_from_slice(&line(other)[across.clone()]));
-                let (_, median, _) =
-                    window.select_nth_unstable_by((pixels - 1) / 2, f32::total_cmp);
+                nearby.clone().for_each(|other| window.extend_from_slice(&line(other)[across.clone()]));
+                let (_, median, _) = window.select_nth_unstable_by((pixels - 1) / 2, f32::total_cmp);
                 frame[[r, u]] = *median;
                 replaced += 1;
             }
@@ -136,10 +115,7 @@ mod tests {
                 rng.random_range(0.0..1.0_f32) + if rng.random_bool(0.1) { 3.0 } else { 0.0 }
             });
             for width in [3, 5, 9] {
-                let options = Zinger {
-                    width,
-                    threshold: 0.4,
-                };
+                let options = Zinger { width, threshold: 0.4 };
                 let want = naive(&data, options);
                 let mut got = data.clone();
                 let replaced = remove(got.view_mut(), options).unwrap();
@@ -155,52 +131,15 @@ mod tests {
         let mut data = Array3::from_shape_fn((2, 6, 6), |(_, y, x)| (y + x) as f32);
         data[[0, 3, 3]] = -50.0;
         let before = data.clone();
-        assert_eq!(
-            remove(
-                data.view_mut(),
-                Zinger {
-                    width: 3,
-                    threshold: 5.0
-                }
-            )
-            .unwrap(),
-            0
-        );
+        assert_eq!(remove(data.view_mut(), Zinger { width: 3, threshold: 5.0 }).unwrap(), 0);
         assert_eq!(data, before);
     }
 
     #[test]
     fn bad_options_are_refused() {
         let mut data = Array3::zeros((1, 2, 2));
-        assert!(
-            remove(
-                data.view_mut(),
-                Zinger {
-                    width: 4,
-                    threshold: 1.0
-                }
-            )
-            .is_err()
-        );
-        assert!(
-            remove(
-                data.view_mut(),
-                Zinger {
-                    width: 3,
-                    threshold: f32::NAN
-                }
-            )
-            .is_err()
-        );
-        assert!(
-            remove(
-                data.view_mut(),
-                Zinger {
-                    width: 3,
-                    threshold: 0.0
-                }
-            )
-            .is_err()
-        );
+        assert!(remove(data.view_mut(), Zinger { width: 4, threshold: 1.0 }).is_err());
+        assert!(remove(data.view_mut(), Zinger { width: 3, threshold: f32::NAN }).is_err());
+        assert!(remove(data.view_mut(), Zinger { width: 3, threshold: 0.0 }).is_err());
     }
 }
