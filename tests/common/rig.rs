@@ -2,7 +2,6 @@
 
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -36,27 +35,19 @@ pub struct Pilot {
 }
 
 impl Pilot {
-    fn signal(&self, name: &str, group: bool) {
-        let pid = self.child.id().to_string();
-        let target = if group { format!("-{pid}") } else { pid };
-        let _ = Command::new("kill").args([&format!("-{name}"), "--", &target]).stderr(Stdio::null()).status();
-    }
-
     /// SIGKILL to launcher, ranks and all.
     pub fn kill(&mut self) {
-        self.signal("KILL", true);
+        signal(&descendants(self.child.id()), "KILL");
         let _ = self.child.wait();
     }
 
     /// SIGTERM to the beampilot processes, as a scheduler does; returns the exit code.
     pub fn drain(&mut self) -> Option<i32> {
-        let group = self.child.id();
-        for pid in group_members(group) {
-            let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            if comm.trim() == "beampilot" {
-                let _ = Command::new("kill").args(["-TERM", &pid.to_string()]).status();
-            }
-        }
+        let is_beampilot = |pid: &u32| {
+            std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "beampilot")
+        };
+        let ranks: Vec<u32> = descendants(self.child.id()).into_iter().filter(is_beampilot).collect();
+        signal(&ranks, "TERM");
         self.exit_code()
     }
 
@@ -79,23 +70,25 @@ impl Pilot {
 
 impl Drop for Pilot {
     fn drop(&mut self) {
-        self.signal("KILL", true);
-        let _ = self.child.wait();
+        if self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
+            self.kill();
+        }
         if std::thread::panicking() {
             eprintln!("--- pilot log\n{}", self.log());
         }
     }
 }
 
-fn group_members(group: u32) -> Vec<u32> {
-    let stat = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/stat")).ok();
-    let pids = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
-    let in_group = |pid: &u32| {
-        let Some(stat) = stat(*pid) else { return false };
-        let fields: Vec<&str> = stat[stat.rfind(')').map_or(0, |i| i + 1)..].split_whitespace().collect();
-        fields.get(2).and_then(|g| g.parse::<u32>().ok()) == Some(group)
-    };
-    pids.filter(in_group).collect()
+/// A process and everything below it. Open MPI puts ranks into process groups of their own, so groups do not tell.
+fn descendants(pid: u32) -> Vec<u32> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let below = children.split_whitespace().filter_map(|c| c.parse().ok()).flat_map(descendants);
+    below.chain([pid]).collect()
+}
+
+fn signal(pids: &[u32], name: &str) {
+    let pids = pids.iter().map(u32::to_string);
+    let _ = Command::new("kill").arg(format!("-{name}")).args(pids).stderr(Stdio::null()).status();
 }
 
 impl Rig {
@@ -134,14 +127,14 @@ impl Rig {
         command
     }
 
-    /// Starts a pilot in a process group of its own.
+    /// Starts a pilot.
     pub fn start(&self, args: &[&str]) -> Pilot {
         static N: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let n = N.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let log = self.path(&format!("pilot-{n}.log"));
         let file = std::fs::File::create(&log).unwrap();
         let mut command = self.command(args);
-        command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file).process_group(0);
+        command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
         Pilot { child: command.spawn().unwrap(), log }
     }
 
