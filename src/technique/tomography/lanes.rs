@@ -206,9 +206,34 @@ impl LaneFft {
         self.stages.iter().map(|s| per_point(s.radix) * self.length as f64).sum()
     }
 
-    /// Transforms `data` in place, using `work` of the same length.
+    /// Transforms `data` in place, using `work` of the same length. `FMA` may be set only where the CPU is known to have
+    /// AVX2 and FMA.
+    ///
+    /// A call, not inlined: the passes are large, and three copies of them for every lane width and instruction set
+    /// took the compiler minutes and the processor nothing.
     #[inline(always)]
     pub(crate) fn process<V: Lane, const FMA: bool>(&self, data: &mut [Cell<V>], work: &mut [Cell<V>]) {
+        #[cfg(target_arch = "x86_64")]
+        if FMA {
+            // SAFETY: callers instantiate `FMA` only inside functions compiled for, and reached only on, such CPUs.
+            return unsafe { self.process_avx2(data, work) };
+        }
+        self.process_portable::<V, FMA>(data, work);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    fn process_avx2<V: Lane>(&self, data: &mut [Cell<V>], work: &mut [Cell<V>]) {
+        self.both::<V, true>(data, work);
+    }
+
+    #[inline(never)]
+    fn process_portable<V: Lane, const FMA: bool>(&self, data: &mut [Cell<V>], work: &mut [Cell<V>]) {
+        self.both::<V, FMA>(data, work);
+    }
+
+    #[inline(always)]
+    fn both<V: Lane, const FMA: bool>(&self, data: &mut [Cell<V>], work: &mut [Cell<V>]) {
         if self.inverse {
             self.run::<V, FMA, true>(data, work);
         } else {
