@@ -6,5 +6,10 @@ fn main() -> std::process::ExitCode {
         // SAFETY: nothing has started a thread yet, so no one reads the environment at the same time.
         unsafe { std::env::set_var("HDF5_USE_FILE_LOCKING", "FALSE") };
     }
+    // Where HDF5 looks for external and virtual files is decided by the file and the watch root alone.
+    for variable in ["HDF5_EXT_PREFIX", "HDF5_VDS_PREFIX"] {
+        // SAFETY: as above.
+        unsafe { std::env::remove_var(variable) };
+    }
     beampilot::cli::main()
 }

@@ -257,7 +257,8 @@ impl Watcher {
 
     fn wait_role(&mut self, name: &Arc<str>, reason: String, missing: bool, own: InputVersion, now: Now) {
         let waited = self.note_lack(name, reason.clone(), now);
-        if missing && (self.once || waited >= self.watch.complete.timeout) {
+        // A folder found just now may hold it: without a whole listing nothing is missing yet.
+        if missing && ((self.once && self.tree.is_listed()) || waited >= self.watch.complete.timeout) {
             let reason = format!("{reason}; put it there, then release the scan");
             return self.reject(name, Some(own), reason, now);
         }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 #[command(after_help = "Examples:
   beampilot reconstruct tomography scan_001.h5 --output results
   beampilot reconstruct tomography scan_001.h5 --output results \\
-      --recipe center=127.5 algorithm=fbp")]
+      --recipe center=127.5 filter=hann")]
 pub struct Args {
     /// The technique.
     #[arg(value_name = "TECHNIQUE")]

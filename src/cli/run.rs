@@ -24,7 +24,7 @@ pub struct Args {
     /// Process what is there, then end: 0 when everything was published, 65 when scans were quarantined.
     #[arg(long)]
     pub once: bool,
-    /// Executors on this machine when there is no mpiexec, or on each rank under it; the default follows the cores.
+    /// Executors in this process; the default follows the cores. Under mpiexec each rank is one executor.
     #[arg(long, value_name = "N")]
     pub workers: Option<NonZeroUsize>,
 }

@@ -479,6 +479,7 @@ impl Core {
                 self.tell(no, Verdict::Changed);
                 self.drop_job(now, no, "changed", "the scan changed before it was claimed");
             }
+            ClaimOutcome::Failed(why) => self.quarantine(now, no, why),
             ClaimOutcome::Storage(message) => {
                 job.phase = Phase::Unclaimed;
                 self.place(now, no);

@@ -15,7 +15,8 @@ use crossbeam::channel::{Sender, unbounded};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 /// What the pool must know of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub struct Disk {
     pub streams: BTreeMap<String, StreamPlace>,
     /// Heartbeats of others.
     pub observer: Mutex<Observer>,
+    /// When our own heartbeat was last written.
+    pub last_beat: Mutex<Instant>,
 }
 
 /// Bytes that must be free before work resumes after a full disk.
@@ -60,7 +63,34 @@ impl Disk {
 
     /// Answers [`Action::Claim`].
     pub fn claim(&self, key: &str, scan: &Scan) -> ClaimOutcome {
-        self.try_claim(key, scan).unwrap_or_else(|e| ClaimOutcome::Storage(e.to_string()))
+        self.try_claim(key, scan).unwrap_or_else(|e| match e.kind() {
+            // A claim that cannot be read holds up its own scan only.
+            io::ErrorKind::InvalidData => ClaimOutcome::Failed(e.to_string()),
+            _ => ClaimOutcome::Storage(e.to_string()),
+        })
+    }
+
+    /// Looks at the heartbeats of all other pilots, so that a lease runs out by the clock and not by chance of claims.
+    pub fn observe_others(&self) -> io::Result<()> {
+        for name in self.fs.list(&self.layout.state.join("pilots"))? {
+            let Some(pilot) = name.strip_suffix(".json").filter(|p| !p.starts_with('.') && *p != self.me.pilot) else {
+                continue;
+            };
+            let beat = claims::heartbeat(&*self.fs, &self.layout, pilot).ok().map(|b| b.beat);
+            let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
+            observer.is_expired(pilot, beat, Instant::now());
+        }
+        Ok(())
+    }
+
+    /// What the input says: `Ok(None)` unchanged; an input that cannot be looked at is its own fault.
+    fn input(&self, scan: &Scan) -> Result<bool, String> {
+        match scan.changed() {
+            Ok(changed) => Ok(changed.is_some()),
+            Err(e) if crate::technique::is_storage_error(&e) => Err(e.to_string()),
+            // Whatever keeps us from looking (rights, most often) is a change since arrivals looked.
+            Err(_) => Ok(true),
+        }
     }
 
     fn try_claim(&self, key: &str, scan: &Scan) -> io::Result<ClaimOutcome> {
@@ -68,12 +98,14 @@ impl Disk {
         if let Some(done) = self.verdict(key)? {
             return Ok(done);
         }
-        if scan.changed()?.is_some() {
-            return Ok(ClaimOutcome::Changed);
+        match self.input(scan) {
+            Ok(false) => {}
+            Ok(true) => return Ok(ClaimOutcome::Changed),
+            Err(why) => return Ok(ClaimOutcome::Storage(why)),
         }
         let tried = {
             // A poisoned observer only lost observations.
-            let mut observer = self.observer.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
             claims::try_claim(fs, &self.layout, &self.me, key, &mut observer, now_ms())?
         };
         let generation = match tried {
@@ -86,15 +118,17 @@ impl Disk {
         }
         let (output, stem) = self.stem(&scan.stream, &scan.name)?;
         fs.make_dirs(&output)?;
-        if let Some(bundle) = find_bundle(fs, &output, &stem, key)? {
-            self.put_published(key, scan, &bundle, None, None, String::new())?;
-            return Ok(ClaimOutcome::Published);
-        }
         let staging = match claims::prepare_staging(fs, &output, key, generation) {
             // Ours from a try whose answer was lost: nothing has been written there yet.
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => layout::staging(&output, key, generation),
             other => other?,
         };
+        // After the predecessor's staging is out of its reach: what it published, it published before.
+        if let Some(bundle) = find_bundle(fs, &output, &stem, key)? {
+            claims::fence(fs, &output, key, generation)?;
+            self.put_published(key, scan, &bundle, None, None, String::new())?;
+            return Ok(ClaimOutcome::Published);
+        }
         Ok(ClaimOutcome::Won { generation, staging })
     }
 
@@ -131,7 +165,16 @@ impl Disk {
     ) -> io::Result<PublishOutcome> {
         let fs = &*self.fs;
         let (output, stem) = self.stem(&scan.stream, &scan.name)?;
-        if scan.changed()?.is_some() {
+        let beat_age = self.last_beat.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
+        if beat_age > Observer::LEASE / 2 {
+            let what = "our heartbeat could not be written, others may have taken over";
+            return Ok(PublishOutcome::Storage(format!("{what} ({} s)", beat_age.as_secs())));
+        }
+        let changed = match self.input(scan) {
+            Ok(changed) => changed,
+            Err(why) => return Ok(PublishOutcome::Storage(why)),
+        };
+        if changed {
             // Unless an earlier try of ours got through, whose answer was lost.
             return Ok(match find_bundle(fs, &output, &stem, key)? {
                 Some(bundle) => self.published(key, scan, bundle, timeline, items)?,
@@ -142,7 +185,11 @@ impl Disk {
             return Ok(PublishOutcome::Fenced);
         }
         match publish(fs, &output, &stem, key, staging)? {
-            Publication::Done(bundle) => self.published(key, scan, bundle, timeline, items),
+            Publication::Done(bundle) => {
+                // Nothing is left there unless an earlier owner had published.
+                claims::fence(fs, &output, key, generation)?;
+                self.published(key, scan, bundle, timeline, items)
+            }
             Publication::Fenced => Ok(PublishOutcome::Fenced),
         }
     }
@@ -223,6 +270,32 @@ impl Disk {
         if let Err(e) = claims::release(&*self.fs, &self.layout, output, key, generation) {
             tracing::warn!(key, error = %e, "a claim could not be given back; it ends with this pilot");
         }
+    }
+
+    /// Removes what dead pilots left in the outputs: staging of claims whose owner is gone, fenced folders, and
+    /// temporaries of dead processes of this host.
+    pub fn sweep(&self) {
+        let outputs: std::collections::BTreeSet<&Path> = self.streams.values().map(|s| s.output.as_path()).collect();
+        for output in outputs {
+            for name in self.fs.list(output).unwrap_or_default() {
+                if let Err(e) = self.sweep_one(output, &name) {
+                    tracing::debug!(folder = %output.display(), name, error = %e, "could not be swept");
+                }
+            }
+        }
+    }
+
+    fn sweep_one(&self, output: &Path, name: &str) -> io::Result<()> {
+        if name.starts_with(".fenced-") {
+            return self.fs.remove_tree(&output.join(name));
+        }
+        let claim = name.strip_prefix(".staging-").and_then(|rest| rest.rsplit_once('.'));
+        let Some((key, generation)) = claim.and_then(|(key, g)| Some((key, g.parse().ok()?))) else { return Ok(()) };
+        if claims::is_abandoned(&*self.fs, &self.layout, key, generation)? {
+            tracing::info!(key, "removing what a dead pilot left");
+            claims::fence(&*self.fs, output, key, generation)?;
+        }
+        Ok(())
     }
 
     /// Answers [`Action::ProbeStorage`]: room and a durable write, in state and in every output.
@@ -345,3 +418,7 @@ impl DiskOrders for DiskPool {
         (0..self.lanes.len()).all(|_| rx.recv_deadline(end).is_ok())
     }
 }
+
+#[cfg(test)]
+#[path = "disk_tests.rs"]
+mod tests;

@@ -432,9 +432,6 @@ impl Core {
                 }
                 self.pause_storage(now, why);
             }
-            PublishOutcome::Failed(why) => {
-                self.quarantine(now, no, format!("its result could not be published: {why}"))
-            }
         }
     }
 

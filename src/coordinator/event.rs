@@ -80,6 +80,8 @@ pub enum ClaimOutcome {
     Changed,
     /// The filesystem did not let us.
     Storage(String),
+    /// Its claim cannot be read; only this scan waits for a person.
+    Failed(String),
 }
 
 /// What came of publishing.
@@ -96,8 +98,6 @@ pub enum PublishOutcome {
     Fenced,
     /// The filesystem did not let us; nothing is lost, try again.
     Storage(String),
-    /// The bundle was not what its manifest says, or something else nobody foresaw.
-    Failed(String),
 }
 
 /// Facts.

@@ -29,7 +29,7 @@ use crossbeam::channel::{bounded, unbounded};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How to run.
 #[derive(Debug, Clone, Default)]
@@ -95,7 +95,15 @@ const GRACE: Duration = Duration::from_secs(3);
 pub fn validate(campaign: &Campaign) -> Result<(), CampaignErrors> {
     let names: Vec<&str> = technique::all().iter().map(|t| t.name()).collect();
     campaign.validate_techniques(&technique::registry, &names)?;
-    let problems = campaign.preflight();
+    let mut problems = campaign.preflight();
+    let chained = campaign.streams.iter().filter(|s| s.from.is_some());
+    problems.extend(chained.map(|s| campaign::Problem {
+        file: campaign.shown.clone(),
+        line: s.line("from"),
+        key: "stream.from".to_owned(),
+        problem: "this version cannot feed a stream from another one's results".to_owned(),
+        remedy: "write `watch` with a folder".to_owned(),
+    }));
     if problems.is_empty() { Ok(()) } else { Err(CampaignErrors(problems)) }
 }
 
@@ -125,8 +133,10 @@ pub fn run(campaign: &Campaign, id: &str, joined: Joined, options: &Options) -> 
         me: me.clone(),
         streams: places.collect(),
         observer: Observer::default().into(),
+        last_beat: Instant::now().into(),
     });
-    let pool = io_at("disk threads", DiskPool::spawn(disk, mailbox.clone()))?;
+    let pool = io_at("disk threads", DiskPool::spawn(disk.clone(), mailbox.clone()))?;
+    pool.run("sweep", |disk, _| disk.sweep());
 
     let (lines, lines_in) = unbounded();
     let post = mailbox.clone();
@@ -143,8 +153,7 @@ pub fn run(campaign: &Campaign, id: &str, joined: Joined, options: &Options) -> 
     let bridge = io_at("arrivals bridge", bridge)?;
     let signals = io_at("signal handlers", threads::signals(mailbox.clone()))?;
 
-    let writer =
-        threads::StatusWriter::new(fs.clone(), layout.clone(), me, campaign, &joined.name, seen, pulse.clone());
+    let writer = threads::StatusWriter::new(disk, campaign, &joined.name, seen, pulse.clone());
     let (status, show) = io_at("status thread", writer.spawn(mailbox.clone()))?;
     let mut progress = Progress::new(options.terminal, settling);
     let teller = commands.clone();
@@ -171,7 +180,7 @@ pub fn run(campaign: &Campaign, id: &str, joined: Joined, options: &Options) -> 
     let (core, transport, disk) = driver.run(GRACE);
 
     let drained = core.is_draining();
-    if !disk.flush(Duration::from_secs(5)) {
+    if !disk.flush(Duration::from_secs(2)) {
         tracing::warn!("some disk orders did not end in time; the next pilot finds what they left");
     }
     let _ = commands.send(ArrivalCommand::Stop);

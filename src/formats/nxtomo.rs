@@ -80,6 +80,27 @@ pub(crate) fn read(h5: &Rc<H5>, looked: &mut Vec<String>) -> Result<Option<Parts
     Ok(None)
 }
 
+/// Frames of a companion whose key is `wanted` (1 flat, 2 dark); `None` when no layout here has a key. A file with a
+/// key means what it says: frames it does not mark so are never taken for calibration.
+pub(crate) fn marked_frames(h5: &Rc<H5>, wanted: f64) -> Result<Option<FrameList>, Fault> {
+    for layout in &LAYOUTS {
+        let Lookup::Dataset(key) = lookup(h5, layout.key)? else { continue };
+        let Lookup::Dataset(data) = lookup(h5, layout.data)? else { continue };
+        let stack = FrameStack::new(data, layout.data)?;
+        let keys = read_numbers(&key.dataset, &key.h5.path, layout.key)?;
+        let frames: Vec<usize> = (0..stack.frames.min(keys.len())).filter(|&i| keys[i] == wanted).collect();
+        if frames.is_empty() {
+            return Err(Fault::Input(format!(
+                "{}: {} marks no frame with {wanted} (1 flat, 2 dark); name a companion that has some",
+                h5.path.display(),
+                layout.key
+            )));
+        }
+        return Ok(Some(FrameList { stack: Arc::new(stack), frames }));
+    }
+    Ok(None)
+}
+
 fn read_layout(h5: &Rc<H5>, layout: &Layout, data: Found, key: &Found) -> Result<Parts, Fault> {
     let at = h5.path.display();
     let stack = FrameStack::new(data, layout.data)?;

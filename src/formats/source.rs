@@ -126,11 +126,11 @@ pub struct Companions {
 }
 
 impl Companions {
-    /// From a scan's roles; `flat` is another word for `white`. The first file of a role counts.
+    /// From a scan's roles. The first file of a role counts.
     #[must_use]
     pub fn of(scan: &Scan) -> Self {
         let first = |role: &str| scan.roles.get(role).and_then(|files| files.first()).map(|f| f.path.clone());
-        Self { dark: first("dark"), white: first("white").or_else(|| first("flat")), angles: first("angles") }
+        Self { dark: first("dark"), white: first("white"), angles: first("angles") }
     }
 }
 
@@ -192,15 +192,12 @@ impl TomoSource {
         Self::assemble(&h5.path, parts)
     }
 
-    /// Opens a [`Scan`]: its first member, with the companions in its roles.
+    /// Opens a [`Scan`]: its one HDF5 file (of several, the one NeXus master), with the companions in its roles.
     ///
     /// # Errors
     /// As [`TomoSource::open`].
     pub fn of(scan: &Scan) -> Result<Self, Fault> {
-        let Some(path) = scan.member_paths().next() else {
-            return Err(Fault::Input(format!("{}: the scan has no file", scan.name)));
-        };
-        Self::open(&path, &scan.root, &Companions::of(scan))
+        Self::open(&main_file(scan)?, &scan.root, &Companions::of(scan))
     }
 
     fn assemble(path: &Path, parts: Parts) -> Result<Self, Fault> {
@@ -306,6 +303,29 @@ enum Kind {
     Dark,
 }
 
+/// The file of a scan that holds its frames.
+fn main_file(scan: &Scan) -> Result<PathBuf, Fault> {
+    let all: Vec<PathBuf> = scan.member_paths().collect();
+    if let [only] = all.as_slice() {
+        return Ok(only.clone());
+    }
+    let with = |endings: &[&str]| -> Vec<&PathBuf> {
+        let is = |p: &&PathBuf| p.extension().and_then(|e| e.to_str()).is_some_and(|e| endings.contains(&e));
+        all.iter().filter(is).collect()
+    };
+    let (masters, hdf5) = (with(&["nxs"]), with(&["h5", "hdf5", "hdf", "nxs"]));
+    match (masters.as_slice(), hdf5.as_slice()) {
+        ([one], _) | (_, [one]) => Ok((*one).clone()),
+        (_, files) => Err(Fault::Input(format!(
+            "{}: {} of its {} files are HDF5 files, and one must hold the frames; give the others a role, or let the \
+             stream's pattern match one file a scan",
+            scan.name,
+            files.len(),
+            all.len()
+        ))),
+    }
+}
+
 /// Flats or darks from a companion: those it marks as such, else all its frames.
 fn companion_frames(h5: &Rc<H5>, kind: Kind) -> Result<FrameList, Fault> {
     let own = match kind {
@@ -315,14 +335,12 @@ fn companion_frames(h5: &Rc<H5>, kind: Kind) -> Result<FrameList, Fault> {
     if let Lookup::Dataset(found) = lookup(h5, own)? {
         return Ok(FrameList::all(FrameStack::new(found, own)?));
     }
-    if let Some(parts) = nxtomo::read(h5, &mut Vec::new())? {
-        let marked = match kind {
-            Kind::White => parts.flats_before.or(parts.flats_after),
-            Kind::Dark => parts.darks,
-        };
-        if let Some(list) = marked.filter(|l| !l.frames.is_empty()) {
-            return Ok(list);
-        }
+    let wanted = match kind {
+        Kind::White => 1.0,
+        Kind::Dark => 2.0,
+    };
+    if let Some(marked) = nxtomo::marked_frames(h5, wanted)? {
+        return Ok(marked);
     }
     for plain in ["/exchange/data", "/entry/data/data", "/entry/instrument/detector/data", "/entry1/data/data", "/data"]
     {

@@ -211,6 +211,22 @@ fn is_gone(fs: &dyn Fs, layout: &Layout, owner: &Identity, observer: &mut Observ
     }
 }
 
+/// Nobody works for this claim any more: released, superseded, or its owner is proven dead or said goodbye.
+///
+/// # Errors
+/// The claim cannot be read; a claim that is not there at all counts as abandoned.
+pub fn is_abandoned(fs: &dyn Fs, layout: &Layout, key: &str, generation: u32) -> io::Result<bool> {
+    if !is_mine(fs, layout, key, generation)? {
+        return Ok(true);
+    }
+    let owner = match owner(fs, layout, key, generation) {
+        Ok(owner) => owner,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(true),
+        Err(e) => return Err(e),
+    };
+    Ok(owner.is_proven_dead() || heartbeat(fs, layout, &owner.pilot).is_ok_and(|b| b.ended))
+}
+
 /// Still ours: no higher generation, not released.
 pub fn is_mine(fs: &dyn Fs, layout: &Layout, key: &str, generation: u32) -> io::Result<bool> {
     Ok(!fs.exists(&layout.claim(key, generation + 1))? && !fs.exists(&layout.released(key, generation))?)

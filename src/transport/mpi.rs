@@ -35,7 +35,7 @@ use std::time::{Duration, Instant};
 /// Frames under way to one rank.
 pub const IN_FLIGHT: usize = 8;
 /// How long [`Transport::close`] waits for everybody's [`FromWorker::Bye`].
-const GOODBYE: Duration = Duration::from_secs(5);
+const GOODBYE: Duration = Duration::from_secs(2);
 const JOIN: Duration = Duration::from_millis(200);
 /// `MPI_Finalize` may take this long when everybody said goodbye, …
 const FINALIZE: Duration = Duration::from_secs(10);

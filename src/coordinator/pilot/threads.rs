@@ -3,11 +3,12 @@
 use super::services;
 use crate::arrivals::{ArrivalEvent, Proof};
 use crate::campaign::Campaign;
+use crate::coordinator::disk::Disk;
 use crate::coordinator::driver::Mailbox;
 use crate::coordinator::event::{Check, Event};
 use crate::coordinator::view::View;
 use crate::report::status::{self, ArrivalsView, PilotStatus};
-use crate::store::claims::{self, Heartbeat, Identity};
+use crate::store::claims::{self, Heartbeat};
 use crate::store::{Fs, Layout, fs};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use std::collections::BTreeMap;
@@ -15,7 +16,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// When the campaign's first pilot started: `since = "now"` counts from there, also for its successors.
 pub(super) fn first_pilot(fs: &dyn Fs, layout: &Layout) -> io::Result<SystemTime> {
@@ -128,8 +129,7 @@ pub(super) fn signals(mailbox: Mailbox) -> io::Result<signal_hook::iterator::Han
 
 /// Writes `status/` and `pilots/` every second, and looks for drain sentinels.
 pub(super) struct StatusWriter {
-    fs: Arc<dyn Fs>,
-    layout: Layout,
+    disk: Arc<Disk>,
     status: PilotStatus,
     seen: Arc<SeenArrivals>,
     pulse: Arc<AtomicU64>,
@@ -149,13 +149,14 @@ impl StatusHandle {
     }
 }
 
+/// Between two looks at other pilots' heartbeats; several fit into the gap that starts a lease again.
+const OBSERVE: Duration = Duration::from_secs(5);
+
 type Shower = Box<dyn Fn(View) + Send>;
 
 impl StatusWriter {
     pub(super) fn new(
-        fs: Arc<dyn Fs>,
-        layout: Layout,
-        me: Identity,
+        disk: Arc<Disk>,
         campaign: &Campaign,
         transport: &str,
         seen: Arc<SeenArrivals>,
@@ -163,7 +164,7 @@ impl StatusWriter {
     ) -> Self {
         let status = PilotStatus {
             status_version: status::VERSION,
-            identity: me,
+            identity: disk.me.clone(),
             campaign: campaign.name.clone(),
             campaign_hash: campaign.hash.clone(),
             transport: transport.to_owned(),
@@ -173,7 +174,7 @@ impl StatusWriter {
             arrivals: Vec::new(),
             view: View::default(),
         };
-        Self { fs, layout, status, seen, pulse }
+        Self { disk, status, seen, pulse }
     }
 
     /// Starts the thread; the function returned takes the latest view and never waits.
@@ -183,6 +184,7 @@ impl StatusWriter {
         let slot = latest.clone();
         let thread = std::thread::Builder::new().name("status".into()).spawn(move || {
             let (mut beat, mut pulse_seen, mut drained) = (0, None, false);
+            let mut looked = Instant::now();
             loop {
                 let pulse = self.pulse.load(Ordering::Relaxed);
                 // A driver that does not turn must not look alive.
@@ -196,6 +198,12 @@ impl StatusWriter {
                 self.write(beat + u64::from(ended), ended);
                 if ended {
                     return;
+                }
+                if looked.elapsed() >= OBSERVE {
+                    looked = Instant::now();
+                    if let Err(e) = self.disk.observe_others() {
+                        tracing::debug!(error = %e, "other pilots could not be looked at");
+                    }
                 }
                 if !drained && self.drain_asked() {
                     drained = true;
@@ -223,15 +231,20 @@ impl StatusWriter {
         }
         .to_owned();
         let heartbeat = Heartbeat { identity: s.identity.clone(), beat, at_ms: s.written_ms, ended };
-        let written =
-            claims::beat(&*self.fs, &self.layout, &heartbeat).and_then(|()| status::write(&*self.fs, &self.layout, s));
-        if let Err(e) = written {
+        let Disk { fs, layout, last_beat, .. } = &*self.disk;
+        let began = Instant::now();
+        let beaten = claims::beat(&**fs, layout, &heartbeat);
+        if beaten.is_ok() {
+            *last_beat.lock().unwrap_or_else(PoisonError::into_inner) = began;
+        }
+        if let Err(e) = beaten.and_then(|()| status::write(&**fs, layout, s)) {
             tracing::warn!(error = %e, "status and heartbeat cannot be written; tried again every second");
         }
     }
 
     fn drain_asked(&self) -> bool {
-        let here = |whom: &str| self.fs.exists(&self.layout.drain(whom)).unwrap_or(false);
+        let Disk { fs, layout, .. } = &*self.disk;
+        let here = |whom: &str| fs.exists(&layout.drain(whom)).unwrap_or(false);
         here("all") || here(&self.status.identity.pilot)
     }
 }
