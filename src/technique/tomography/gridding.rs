@@ -232,7 +232,7 @@ impl Plan {
                 return Err(TomographyError::Shape { what, got: got.to_vec(), expected: expected.to_vec() });
             }
         }
-        match lanes_for(rows, rayon::current_num_threads()) {
+        match fastest(rows, rayon::current_num_threads()).0 {
             8 => self.batches(&self.pools.2, sinograms, images.view_mut()),
             4 => self.batches(&self.pools.1, sinograms, images.view_mut()),
             _ => self.batches(&self.pools.0, sinograms, images.view_mut()),
@@ -291,14 +291,20 @@ impl Plan {
     }
 }
 
-/// Lanes (pairs of slices) that finish `rows` rows soonest on `threads` threads. Measured times of a batch relative to the
-/// widest: the narrower ones waste vector width and share kernel weights among fewer slices.
-fn lanes_for(rows: usize, threads: usize) -> usize {
+/// Times of a batch of 8, 4 and 1 lanes relative to the widest, as measured: the narrower ones waste vector width and share
+/// kernel weights among fewer slices.
+const BATCHES: [(usize, f64); 3] = [(8, 1.0), (4, 0.6), (1, 0.44)];
+
+/// Lanes (pairs of slices) that finish `rows` rows soonest on `threads` threads, and the time in full batches.
+fn fastest(rows: usize, threads: usize) -> (usize, f64) {
     let time = |lanes: usize, cost: f64| rows.div_ceil(2 * lanes).div_ceil(threads.max(1)) as f64 * cost;
-    [(8, time(8, 1.0)), (4, time(4, 0.6)), (1, time(1, 0.44))]
-        .into_iter()
-        .min_by(|a, b| a.1.total_cmp(&b.1))
-        .map_or(8, |(lanes, _)| lanes)
+    let all = BATCHES.map(|(lanes, cost)| (lanes, time(lanes, cost)));
+    all.into_iter().min_by(|a, b| a.1.total_cmp(&b.1)).unwrap_or((8, 0.0))
+}
+
+/// How long `rows` rows take on `threads` threads, in times of a full batch of sixteen.
+pub(super) fn effort(rows: usize, threads: usize) -> f64 {
+    fastest(rows, threads).1
 }
 
 #[cfg(test)]
