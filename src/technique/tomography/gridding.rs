@@ -10,7 +10,7 @@
 //! two-dimensional transform follows, and the image is divided by the kernel's transform. The row `m = ±P/2` (Nyquist) is split evenly between both signs, as real interpolation needs.
 //!
 //! Slices are real, so two share one complex grid, and pairs lie in SIMD lanes: a batch is 16, 8 or 2 slices. A batch is one
-//! task of the current rayon pool, so no two threads write the same grid. The result is bitwise repeatable for equal batch
+//! task of the current rayon pool, a batch of 2 is four of them, each with a grid of its own: no two threads write the same. The result is bitwise repeatable for equal batch
 //! sizes on one kind of CPU, whatever the number of threads.
 //!
 //! Input `[row, angle, column]`, line integrals per pixel; output `[row, y, x]`, attenuation per pixel. NaN policy: inputs
@@ -141,6 +141,9 @@ pub struct Cost {
     pub bytes: f64,
 }
 
+/// Grids among which the angles of a single pair of slices are shared.
+const SHARES: usize = 4;
+
 /// Halo of the grid on every side: cells that belong to the other end.
 pub(super) const HALO: usize = WIDTH / 2 + 1;
 
@@ -242,16 +245,19 @@ impl Plan {
 
     fn batches<V: Lane>(&self, pool: &Pool<V>, sinograms: ArrayView3<'_, f32>, mut images: ArrayViewMut3<'_, f32>) {
         let slices = 2 * V::LANES;
+        // A single pair is chosen when there is less to do than threads: then threads share its angles.
+        let shares = if V::LANES == 1 { SHARES } else { 1 };
         images
             .axis_chunks_iter_mut(Axis(0), slices)
             .into_par_iter()
             .zip(sinograms.axis_chunks_iter(Axis(0), slices))
             .for_each(|(image, rows)| {
                 // A thread that panicked while it held the lock left a whole `Vec` behind: use it.
-                let taken = pool.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).pop();
-                let mut scratch = taken.unwrap_or_else(|| Scratch::new(self));
+                let locked = || pool.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                let mut scratch: Vec<_> = (0..shares).map_while(|_| locked().pop()).collect();
+                scratch.resize_with(shares, || Scratch::new(self));
                 batch::run(self, self.isa, rows, image, &mut scratch);
-                pool.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(scratch);
+                locked().append(&mut scratch);
             });
     }
 
