@@ -6,6 +6,7 @@
 //! Grid cells are `[re of all lanes, im of all lanes]`, so a tap is one aligned multiply-add per vector.
 
 use ndarray::{ArrayView3, ArrayViewMut3, Axis, s};
+use rayon::prelude::*;
 
 use super::gridding::{HALO, Padding, Plan, Ray};
 use super::kernel::WIDTH;
@@ -58,45 +59,71 @@ impl<V: Lane> Scratch<V> {
 }
 
 /// Reconstructs up to `2 · LANES` rows `[row, angle, column]` into as many images `[row, y, x]`.
+///
+/// The angles are shared out among the members of `scratch`, each with a grid of its own, and spread side by side; the
+/// grids are then added up. Results depend on how many members there are, not on how many threads.
 pub(super) fn run<V: Lane>(
     plan: &Plan,
     isa: Isa,
     rows: ArrayView3<'_, f32>,
     images: ArrayViewMut3<'_, f32>,
-    scratch: &mut Scratch<V>,
+    scratch: &mut [Scratch<V>],
 ) {
+    let share = plan.rays.len().div_ceil(scratch.len().max(1));
+    scratch.par_iter_mut().enumerate().for_each(|(i, scratch)| {
+        let end = ((i + 1) * share).min(plan.rays.len());
+        let rays = plan.rays.get(i * share..end).unwrap_or_default();
+        match isa {
+            Isa::Portable => gather::<V, false>(plan, rays, rows, scratch),
+            // SAFETY: `Isa::Avx2` is only made by `Isa::detect`, after it found both features on this CPU.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => unsafe { gather_avx2(plan, rays, rows, scratch) },
+        }
+    });
+    let Some((first, others)) = scratch.split_first_mut() else { return };
+    if !others.is_empty() {
+        // A few rows of the grid at a time.
+        let piece = 16 * (plan.grid + 2 * HALO);
+        first.grid.par_chunks_mut(piece).enumerate().for_each(|(i, sum)| {
+            for other in others.iter() {
+                sum.iter_mut().zip(&other.grid[i * piece..]).for_each(|(sum, part)| *sum = sum.add(*part));
+            }
+        });
+    }
     match isa {
-        Isa::Portable => body::<V, false>(plan, rows, images, scratch),
-        // SAFETY: `Isa::Avx2` is only made by `Isa::detect`, after it found both features on this CPU.
+        Isa::Portable => transform::<V, false>(plan, images, first),
+        // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => unsafe { body_avx2(plan, rows, images, scratch) },
+        Isa::Avx2 => unsafe { transform_avx2(plan, images, first) },
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn body_avx2<V: Lane>(
-    plan: &Plan,
-    rows: ArrayView3<'_, f32>,
-    images: ArrayViewMut3<'_, f32>,
-    scratch: &mut Scratch<V>,
-) {
-    body::<V, true>(plan, rows, images, scratch);
+fn gather_avx2<V: Lane>(plan: &Plan, rays: &[Ray], rows: ArrayView3<'_, f32>, scratch: &mut Scratch<V>) {
+    gather::<V, true>(plan, rays, rows, scratch);
 }
 
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn transform_avx2<V: Lane>(plan: &Plan, images: ArrayViewMut3<'_, f32>, scratch: &mut Scratch<V>) {
+    transform::<V, true>(plan, images, scratch);
+}
+
+/// From rows to the grid.
 #[inline(always)]
-fn body<V: Lane, const FMA: bool>(
-    plan: &Plan,
-    rows: ArrayView3<'_, f32>,
-    mut images: ArrayViewMut3<'_, f32>,
-    scratch: &mut Scratch<V>,
-) {
+fn gather<V: Lane, const FMA: bool>(plan: &Plan, rays: &[Ray], rows: ArrayView3<'_, f32>, scratch: &mut Scratch<V>) {
     scratch.grid.fill(Cell::ZERO);
-    for ray in &plan.rays {
+    for ray in rays {
         load(plan, rows.index_axis(Axis(1), ray.index), &mut scratch.row);
         plan.row_fft.process::<V, FMA>(&mut scratch.row, &mut scratch.row_work);
         spread::<V, FMA>(plan, ray, &scratch.row, &mut scratch.grid);
     }
+}
+
+/// From the grid to images.
+#[inline(always)]
+fn transform<V: Lane, const FMA: bool>(plan: &Plan, mut images: ArrayViewMut3<'_, f32>, scratch: &mut Scratch<V>) {
     fold(plan.grid, &mut scratch.grid);
     transform_columns::<V, FMA>(plan, scratch);
     transform_rows::<V, FMA>(plan, scratch, &mut images);

@@ -16,12 +16,13 @@
 //! turn, both ends included or not. Output by [`super::convention`]: zero-based column. Values must be finite.
 
 use std::f64::consts::PI;
+use std::sync::Arc;
 
 use ndarray::parallel::prelude::*;
-use ndarray::{Array2, ArrayView2, Axis, s};
-use realfft::RealFftPlanner;
+use ndarray::{Array2, ArrayView2, ArrayViewMut1, Axis, s};
 use realfft::num_complex::Complex32;
-use rustfft::FftPlanner;
+use realfft::{ComplexToReal, RealFftPlanner, RealToComplex};
+use rustfft::{Fft, FftPlanner};
 use serde::{Deserialize, Serialize};
 
 use super::convention::middle;
@@ -172,8 +173,8 @@ fn smooth(sinogram: ArrayView2<'_, f32>, sigma_angle: f64, sigma_column: f64) ->
 
 /// Where the transform of a full turn has nothing: columns `3..=limit(n)` of each angular frequency `n`.
 struct Outside {
-    /// Largest column index outside the wedge for every angular index `0..2·angles`, none where dropped.
-    limits: Vec<Option<usize>>,
+    /// Largest column index outside the wedge for every angular index `0..2·angles`, 0 where dropped.
+    limits: Vec<usize>,
 }
 
 impl Outside {
@@ -186,7 +187,7 @@ impl Outside {
                 let n = i.min(turns - i);
                 // |ν| = k/columns ≤ n/(2πR).
                 let limit = (n as f64 / (2.0 * PI * radius) * columns as f64).floor() as usize;
-                (n > drop && limit >= 2).then_some(limit.min(columns / 2))
+                if n > drop && limit >= 2 { limit.min(columns / 2) } else { 0 }
             })
             .collect();
         Self { limits }
@@ -198,88 +199,122 @@ struct Trial<'a> {
     outside: &'a Outside,
     /// `[angle, column]`.
     half: Array2<f32>,
-    /// Spectra of the mirrored rows joined to their reflection, `[angle][frequency]`.
-    mirror: Vec<Vec<Complex32>>,
+    /// Spectra of the rows, `[angle, frequency]`: the first half turn is the same for every candidate.
+    rows: Array2<Complex32>,
+    /// Spectra of the mirrored rows joined to their reflection, `[angle, frequency]`.
+    mirror: Array2<Complex32>,
+    forward: Arc<dyn RealToComplex<f32>>,
+    back: Arc<dyn ComplexToReal<f32>>,
+    turns: Arc<dyn Fft<f32>>,
+}
+
+/// Transforms by column taken together: a cache line of every row's spectrum.
+const TOGETHER: usize = 8;
+
+/// The transform of one line into `out`.
+fn transform(fft: &dyn RealToComplex<f32>, line: &mut [f32], out: ArrayViewMut1<'_, Complex32>) {
+    let done = out.into_slice().map(|out| fft.process(line, out));
+    if !matches!(done, Some(Ok(()))) {
+        unreachable!("contiguous buffers of the planned lengths");
+    }
 }
 
 impl<'a> Trial<'a> {
     fn new(half: &Array2<f32>, outside: &'a Outside) -> Self {
-        let columns = half.ncols();
-        let fft = RealFftPlanner::<f32>::new().plan_fft_forward(2 * columns);
-        let mirror = half
-            .axis_iter(Axis(0))
-            .into_par_iter()
-            .map(|row| {
-                let mut line: Vec<f32> = row.iter().rev().chain(row.iter()).copied().collect();
-                let mut spectrum = fft.make_output_vec();
-                if fft.process(&mut line, &mut spectrum).is_err() {
-                    unreachable!("buffers of the planned lengths");
-                }
-                spectrum
-            })
-            .collect();
-        Self { outside, half: half.clone(), mirror }
+        let (angles, columns) = half.dim();
+        let mut planner = RealFftPlanner::<f32>::new();
+        let (forward, back) = (planner.plan_fft_forward(columns), planner.plan_fft_inverse(2 * columns));
+        let wide = planner.plan_fft_forward(2 * columns);
+        let mut rows = Array2::default((angles, columns / 2 + 1));
+        let mut mirror = Array2::default((angles, columns + 1));
+        let outs = rows.axis_iter_mut(Axis(0)).into_par_iter().zip(mirror.axis_iter_mut(Axis(0)));
+        outs.zip(half.axis_iter(Axis(0))).for_each(|((row_out, mirror_out), row)| {
+            transform(&*forward, &mut row.to_vec(), row_out);
+            let mut line: Vec<f32> = row.iter().rev().chain(row.iter()).copied().collect();
+            transform(&*wide, &mut line, mirror_out);
+        });
+        let turns = FftPlanner::<f32>::new().plan_fft_forward(2 * angles);
+        Self { outside, half: half.clone(), rows, mirror, forward, back, turns }
     }
 
     fn all(&self, candidates: &[f64]) -> Vec<(f64, f64)> {
-        candidates.iter().map(|&c| (c, self.metric(c))).collect()
+        let mut mirrored = Array2::default(self.rows.dim());
+        candidates.iter().map(|&c| (c, self.metric(c, &mut mirrored))).collect()
     }
 
-    /// Mean magnitude outside the wedge for one candidate.
-    fn metric(&self, candidate: f64) -> f64 {
+    /// Spectra of the second half turn: the mirror image shifted by `shift` columns where it reaches, else the half turn
+    /// reversed in angle.
+    fn second_half(&self, shift: f64, spectra: &mut Array2<Complex32>) {
         let (angles, columns) = self.half.dim();
-        let shift = 2.0 * (candidate - middle(columns));
-        // Shifted mirror m(u − shift) for those u that lie on the mirror, else the half turn reversed in angle.
         let valid = (shift.ceil().max(0.0) as usize)
             ..(columns as f64 - 1.0 + shift.floor().min(0.0)).max(-1.0).min(columns as f64 - 1.0) as usize + 1;
-        let mut planner = RealFftPlanner::<f32>::new();
-        let (forward, back) = (planner.plan_fft_forward(columns), planner.plan_fft_inverse(2 * columns));
+        // Whole columns need no interpolation.
+        let whole = (shift.fract() == 0.0).then_some(shift as i64);
+        let turn = |k: usize| {
+            let (sin, cos) = (-PI * k as f64 * shift / columns as f64).sin_cos();
+            Complex32::new(cos as f32, sin as f32)
+        };
+        let phases: Vec<Complex32> = if whole.is_none() { (0..=columns).map(turn).collect() } else { Vec::new() };
+        let scale = 1.0 / (2 * columns) as f32;
+        spectra.axis_iter_mut(Axis(0)).into_par_iter().enumerate().for_each_init(
+            || (self.back.make_input_vec(), self.back.make_output_vec(), vec![0.0; columns]),
+            |(spectrum, line, row), (i, out)| {
+                let fill = self.half.row(angles - 1 - i);
+                row.iter_mut().zip(fill).for_each(|(to, &from)| *to = from);
+                if let Some(whole) = whole {
+                    let from = self.half.row(i);
+                    for u in valid.clone() {
+                        row[u] = from[(columns as i64 - 1 - u as i64 + whole) as usize];
+                    }
+                } else {
+                    let phased = self.mirror.row(i).into_iter().zip(&phases);
+                    spectrum.iter_mut().zip(phased).for_each(|(to, (from, phase))| *to = from * phase);
+                    // A real transform's first and last frequencies are real.
+                    spectrum[0].im = 0.0;
+                    spectrum[columns].im = 0.0;
+                    if self.back.process(spectrum, line).is_err() {
+                        unreachable!("buffers of the planned lengths, ends real");
+                    }
+                    for u in valid.clone() {
+                        row[u] = line[u] * scale;
+                    }
+                }
+                transform(&*self.forward, row, out);
+            },
+        );
+    }
+
+    /// Mean magnitude outside the wedge for one candidate; `mirrored` is room for the second half turn.
+    fn metric(&self, candidate: f64, mirrored: &mut Array2<Complex32>) -> f64 {
+        let (angles, columns) = self.half.dim();
+        self.second_half(2.0 * (candidate - middle(columns)), mirrored);
         let bins = columns / 2 + 1;
-        let spectra: Vec<Vec<Complex32>> = (0..2 * angles)
-            .into_par_iter()
-            .map_init(
-                || (back.make_input_vec(), back.make_output_vec(), forward.make_input_vec()),
-                |(spectrum, line, row), i| {
-                    if i < angles {
-                        row.iter_mut().zip(self.half.row(i)).for_each(|(to, &from)| *to = from);
-                    } else {
-                        let i = i - angles;
-                        for (k, (to, from)) in spectrum.iter_mut().zip(&self.mirror[i]).enumerate() {
-                            let angle = -PI * k as f64 * shift / columns as f64;
-                            *to = from * Complex32::new(angle.cos() as f32, angle.sin() as f32);
-                        }
-                        // A real transform's first and last frequencies are real.
-                        spectrum[0].im = 0.0;
-                        spectrum[columns].im = 0.0;
-                        if back.process(spectrum, line).is_err() {
-                            unreachable!("buffers of the planned lengths, ends real");
-                        }
-                        let scale = 1.0 / (2 * columns) as f32;
-                        let fill = self.half.row(angles - 1 - i);
-                        for u in 0..columns {
-                            row[u] = if valid.contains(&u) { line[u] * scale } else { fill[u] };
-                        }
-                    }
-                    let mut out = vec![Complex32::default(); bins];
-                    if forward.process(row, &mut out).is_err() {
-                        unreachable!("buffers of the planned lengths");
-                    }
-                    out
-                },
-            )
-            .collect();
-        let fft = FftPlanner::<f32>::new().plan_fft_forward(2 * angles);
         let (sum, count) = (2..bins)
             .into_par_iter()
+            .step_by(TOGETHER)
             .map_init(
-                || (vec![Complex32::default(); 2 * angles], vec![Complex32::default(); fft.get_inplace_scratch_len()]),
-                |(line, scratch), k| {
-                    line.iter_mut().zip(&spectra).for_each(|(to, from)| *to = from[k]);
-                    fft.process_with_scratch(line, scratch);
-                    line.iter()
-                        .zip(&self.outside.limits)
-                        .filter(|(_, limit)| limit.is_some_and(|limit| k <= limit))
-                        .fold((0.0_f64, 0_u64), |(sum, n), (c, _)| (sum + f64::from(c.norm()), n + 1))
+                || {
+                    let scratch = self.turns.get_inplace_scratch_len();
+                    (vec![Complex32::default(); TOGETHER * 2 * angles], vec![Complex32::default(); scratch])
+                },
+                |(lines, scratch), first| {
+                    let together = TOGETHER.min(bins - first);
+                    for (a, row) in self.rows.outer_iter().chain(mirrored.outer_iter()).enumerate() {
+                        for j in 0..together {
+                            lines[j * 2 * angles + a] = row[first + j];
+                        }
+                    }
+                    let mut total = (0.0_f64, 0_u64);
+                    for (j, line) in lines.chunks_exact_mut(2 * angles).take(together).enumerate() {
+                        self.turns.process_with_scratch(line, scratch);
+                        for (c, limit) in line.iter().zip(&self.outside.limits) {
+                            // Magnitudes of sums of f32 line integrals: their squares neither overflow nor vanish.
+                            let counts = *limit >= first + j;
+                            total.0 += if counts { f64::from(c.norm_sqr().sqrt()) } else { 0.0 };
+                            total.1 += u64::from(counts);
+                        }
+                    }
+                    total
                 },
             )
             .reduce(|| (0.0, 0), |a, b| (a.0 + b.0, a.1 + b.1));

@@ -10,7 +10,7 @@
 //! two-dimensional transform follows, and the image is divided by the kernel's transform. The row `m = ±P/2` (Nyquist) is split evenly between both signs, as real interpolation needs.
 //!
 //! Slices are real, so two share one complex grid, and pairs lie in SIMD lanes: a batch is 16, 8 or 2 slices. A batch is one
-//! task of the current rayon pool, so no two threads write the same grid. The result is bitwise repeatable for equal batch
+//! task of the current rayon pool, a batch of 2 is four of them, each with a grid of its own: no two threads write the same. The result is bitwise repeatable for equal batch
 //! sizes on one kind of CPU, whatever the number of threads.
 //!
 //! Input `[row, angle, column]`, line integrals per pixel; output `[row, y, x]`, attenuation per pixel. NaN policy: inputs
@@ -141,6 +141,9 @@ pub struct Cost {
     pub bytes: f64,
 }
 
+/// Grids among which the angles of a single pair of slices are shared.
+const SHARES: usize = 4;
+
 /// Halo of the grid on every side: cells that belong to the other end.
 pub(super) const HALO: usize = WIDTH / 2 + 1;
 
@@ -232,7 +235,7 @@ impl Plan {
                 return Err(TomographyError::Shape { what, got: got.to_vec(), expected: expected.to_vec() });
             }
         }
-        match lanes_for(rows, rayon::current_num_threads()) {
+        match fastest(rows, rayon::current_num_threads()).0 {
             8 => self.batches(&self.pools.2, sinograms, images.view_mut()),
             4 => self.batches(&self.pools.1, sinograms, images.view_mut()),
             _ => self.batches(&self.pools.0, sinograms, images.view_mut()),
@@ -242,16 +245,19 @@ impl Plan {
 
     fn batches<V: Lane>(&self, pool: &Pool<V>, sinograms: ArrayView3<'_, f32>, mut images: ArrayViewMut3<'_, f32>) {
         let slices = 2 * V::LANES;
+        // A single pair is chosen when there is less to do than threads: then threads share its angles.
+        let shares = if V::LANES == 1 { SHARES } else { 1 };
         images
             .axis_chunks_iter_mut(Axis(0), slices)
             .into_par_iter()
             .zip(sinograms.axis_chunks_iter(Axis(0), slices))
             .for_each(|(image, rows)| {
                 // A thread that panicked while it held the lock left a whole `Vec` behind: use it.
-                let taken = pool.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).pop();
-                let mut scratch = taken.unwrap_or_else(|| Scratch::new(self));
+                let locked = || pool.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                let mut scratch: Vec<_> = (0..shares).map_while(|_| locked().pop()).collect();
+                scratch.resize_with(shares, || Scratch::new(self));
                 batch::run(self, self.isa, rows, image, &mut scratch);
-                pool.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(scratch);
+                locked().append(&mut scratch);
             });
     }
 
@@ -291,14 +297,20 @@ impl Plan {
     }
 }
 
-/// Lanes (pairs of slices) that finish `rows` rows soonest on `threads` threads. Measured times of a batch relative to the
-/// widest: the narrower ones waste vector width and share kernel weights among fewer slices.
-fn lanes_for(rows: usize, threads: usize) -> usize {
+/// Times of a batch of 8, 4 and 1 lanes relative to the widest, as measured: the narrower ones waste vector width and share
+/// kernel weights among fewer slices.
+const BATCHES: [(usize, f64); 3] = [(8, 1.0), (4, 0.6), (1, 0.44)];
+
+/// Lanes (pairs of slices) that finish `rows` rows soonest on `threads` threads, and the time in full batches.
+fn fastest(rows: usize, threads: usize) -> (usize, f64) {
     let time = |lanes: usize, cost: f64| rows.div_ceil(2 * lanes).div_ceil(threads.max(1)) as f64 * cost;
-    [(8, time(8, 1.0)), (4, time(4, 0.6)), (1, time(1, 0.44))]
-        .into_iter()
-        .min_by(|a, b| a.1.total_cmp(&b.1))
-        .map_or(8, |(lanes, _)| lanes)
+    let all = BATCHES.map(|(lanes, cost)| (lanes, time(lanes, cost)));
+    all.into_iter().min_by(|a, b| a.1.total_cmp(&b.1)).unwrap_or((8, 0.0))
+}
+
+/// How long `rows` rows take on `threads` threads, in times of a full batch of sixteen.
+pub(super) fn effort(rows: usize, threads: usize) -> f64 {
+    fastest(rows, threads).1
 }
 
 #[cfg(test)]

@@ -125,7 +125,7 @@ fn wrong_input_is_refused() {
 
 #[test]
 fn lanes_fit_the_rows_and_threads() {
-    assert_eq!(lanes_for(1, 8), 1);
-    assert_eq!(lanes_for(64, 2), 8);
-    assert_eq!(lanes_for(16, 2), 4);
+    assert_eq!(fastest(1, 8).0, 1);
+    assert_eq!(fastest(64, 2).0, 8);
+    assert_eq!(fastest(16, 2).0, 4);
 }

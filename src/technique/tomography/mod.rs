@@ -12,6 +12,7 @@ pub mod gridding;
 mod kernel;
 mod lanes;
 pub mod mask;
+mod median;
 pub mod normalize;
 pub mod phantom;
 pub mod quadrature;

@@ -169,14 +169,58 @@ pub fn minus_log(mut data: ArrayViewMut3<'_, f32>, floor: f32) -> Result<u64, To
         .into_par_iter()
         .map(|mut frame| {
             let mut raised = 0;
-            for value in &mut frame {
-                let enough = *value >= floor;
-                raised += u64::from(!enough);
-                *value = -(if enough { value.min(f32::MAX) } else { floor }).ln();
+            for mut row in frame.outer_iter_mut() {
+                raised += match row.as_slice_mut() {
+                    Some(values) => minus_log_line(values, floor),
+                    None => row.iter_mut().map(|v| minus_log_line(std::slice::from_mut(v), floor)).sum(),
+                };
             }
             raised
         })
         .sum())
+}
+
+/// [`minus_log`] of one line.
+fn minus_log_line(values: &mut [f32], floor: f32) -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2,fma")]
+        fn wide(values: &mut [f32], floor: f32) -> u64 {
+            minus_log_body(values, floor)
+        }
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            // SAFETY: both features were found on this CPU.
+            return unsafe { wide(values, floor) };
+        }
+    }
+    minus_log_body(values, floor)
+}
+
+#[inline(always)]
+fn minus_log_body(values: &mut [f32], floor: f32) -> u64 {
+    let mut raised = 0_u32;
+    for value in values {
+        let enough = *value >= floor;
+        raised += u32::from(!enough);
+        *value = -ln(if enough { value.min(f32::MAX) } else { floor });
+    }
+    u64::from(raised)
+}
+
+/// Natural logarithm of a positive normal number, within 2 units in the last place; written out so that it vectorises.
+///
+/// `v = 2^e m` with `m` from √½ to √2, `ln m = 2 artanh((m − 1)/(m + 1))`, whose series has converged after five terms.
+#[inline(always)]
+fn ln(v: f32) -> f32 {
+    /// Bits of √½: taking them off first makes the exponent field change where the mantissa passes √2.
+    const HALF_ROOT: u32 = 0x3f35_04f3;
+    let shifted = v.to_bits().wrapping_sub(HALF_ROOT);
+    let e = (shifted as i32) >> 23;
+    let m = f32::from_bits((shifted & 0x007f_ffff) + HALF_ROOT);
+    let z = (m - 1.0) / (m + 1.0);
+    let w = z * z;
+    let series = w * (2.0 / 3.0 + w * (2.0 / 5.0 + w * (2.0 / 7.0 + w * (2.0 / 9.0))));
+    (2.0 * z + z * series) + e as f32 * std::f32::consts::LN_2
 }
 
 #[cfg(test)]
@@ -236,6 +280,19 @@ mod tests {
         assert_eq!(data[[7, 0, 0]], 0.0);
         assert!(minus_log(data.view_mut(), 0.0).is_err());
         assert!(minus_log(data.view_mut(), f32::NAN).is_err());
+    }
+
+    #[test]
+    fn our_logarithm_is_that_of_the_library() {
+        let mut bits = f32::MIN_POSITIVE.to_bits();
+        while bits <= f32::MAX.to_bits() {
+            let v = f32::from_bits(bits);
+            let want = f64::from(v).ln();
+            let error = (f64::from(ln(v)) - want).abs();
+            assert!(error <= 2.0 * f64::from(f32::EPSILON) * want.abs(), "{v}: {error} of {want}");
+            bits += 997;
+        }
+        assert_eq!(ln(1.0), 0.0);
     }
 
     #[test]

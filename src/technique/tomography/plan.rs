@@ -1,10 +1,10 @@
 //! How a scan is cut into tasks, and how much memory a slab takes.
 //!
 //! Stages: `preview` (first, on its own) · `prepare` (one task: is there beam, where is the axis) · `slabs` · `finish`.
-//! Slabs are runs of detector rows: at least three per worker, so that reading, computing and writing overlap, but
-//! large enough to keep an executor's threads busy, and never larger than a task's memory.
+//! Slabs are runs of detector rows: many enough that reading, computing and writing overlap, of as many rows as fill the
+//! vectors of an executor's threads where the scan has them, and never larger than a task's memory.
 
-use super::gridding::Padding;
+use super::gridding::{self, Padding};
 use super::load::Opened;
 use super::recipe::{Algorithm, Recipe};
 use super::slab;
@@ -62,11 +62,14 @@ pub fn footprint(angles: usize, calibrations: usize, columns: usize, threads: us
     Footprint { per_row: per_row as u64, fixed: slab::fixed_bytes(columns, threads, padding) as u64 }
 }
 
-/// Rows of each slab.
+/// Rows of each slab; `chunk`: rows of the detector stored together.
+///
+/// Of the sizes that fit, the one whose scan is expected to end first: rounds of slabs on all workers, and one slab's time
+/// more for what nothing hides, the first read and the last write.
 ///
 /// # Errors
 /// [`Fault::Input`] when one slice does not fit a task's memory.
-pub fn cut(rows: usize, foot: Footprint, resources: &Resources) -> Result<Vec<Range<usize>>, Fault> {
+pub fn cut(rows: usize, chunk: usize, foot: Footprint, resources: &Resources) -> Result<Vec<Range<usize>>, Fault> {
     let memory = resources.task_memory;
     if memory < foot.per_row {
         return Err(Fault::Input(format!(
@@ -77,13 +80,21 @@ pub fn cut(rows: usize, foot: Footprint, resources: &Resources) -> Result<Vec<Ra
     }
     // Scratch that does not fit is a matter of threads, not of rows: then one row at a time.
     let most = (memory.saturating_sub(foot.fixed) / foot.per_row).clamp(1, rows.max(1) as u64) as usize;
-    let wanted = rows.div_ceil(3 * resources.workers.max(1) as usize);
-    // Two slices share a complex transform, and each thread takes its own.
-    let busy = 2 * resources.threads.max(1) as usize;
-    let each = wanted.max(busy).min(most).max(1);
-    let each = if each >= busy { each / busy * busy } else { each };
-    let slabs = rows.div_ceil(each).min(Plan::MAX_TASKS);
-    Ok((0..slabs).map(|i| i * rows / slabs..(i + 1) * rows / slabs).filter(|r| !r.is_empty()).collect())
+    let (workers, threads) = (resources.workers.max(1) as usize, resources.threads.max(1) as usize);
+    // A chunk is read whole by every slab that has a row in it: whole chunks where they are small, else few slabs.
+    let few = rows.div_ceil(3 * workers);
+    let (step, least) = if chunk <= few { (chunk.max(1), chunk) } else { (1, few) };
+    let time = |each: usize| {
+        // The steps beside gridding take about half its time, and do not care how many rows there are.
+        let one = gridding::effort(each, threads) + each as f64 / (32 * threads) as f64;
+        one * (rows.div_ceil(each).div_ceil(workers) + 1) as f64
+    };
+    let pairs = 2 * threads;
+    let each = (1..=most.div_ceil(pairs))
+        .map(|n| (n * pairs).next_multiple_of(step).max(least).min(most))
+        .min_by(|&a, &b| time(a).total_cmp(&time(b)))
+        .unwrap_or(most);
+    Ok((0..rows.div_ceil(each)).map(|i| i * each..((i + 1) * each).min(rows)).collect())
 }
 
 fn gib(bytes: u64) -> f64 {
@@ -109,7 +120,8 @@ pub(crate) fn plan(opened: &Opened, recipe: &Recipe, resources: &Resources) -> R
         // Rows upsampled sixteen times in double precision.
         foot.per_row += 8 * 16 * 2 * (angles * columns) as u64;
     }
-    let slabs = cut(rows, foot, resources)?;
+    let chunk = header.chunk.as_ref().and_then(|c| c.iter().rev().nth(1)).map_or(1, |&c| c);
+    let slabs = cut(rows, chunk, foot, resources)?;
     let row_bytes = opened.source.projections.stack.row_bytes() * (angles + calibrations) as u64;
     let largest = slabs.iter().map(ExactSizeIterator::len).max().unwrap_or(1).max(1);
     let tasks = slabs.iter().enumerate().map(|(index, r)| {
@@ -187,11 +199,11 @@ mod tests {
         #[test]
         fn slabs_cover_every_row_once_and_fit(
             rows in 1usize..5000, columns in 2usize..4096, angles in 2usize..4000,
-            workers in 1u32..300, threads in 1u32..65, memory_gib in 1u64..256,
+            workers in 1u32..300, threads in 1u32..65, memory_gib in 1u64..256, chunk in 1usize..3000,
         ) {
             let foot = footprint(angles, 100, columns, threads as usize, Padding::Edge);
             let resources = Resources { workers, threads, task_memory: memory_gib << 30 };
-            if let Ok(slabs) = cut(rows, foot, &resources) {
+            if let Ok(slabs) = cut(rows, chunk, foot, &resources) {
                 let mut next = 0;
                 for slab in &slabs {
                     prop_assert_eq!(slab.start, next);

@@ -69,7 +69,7 @@ pub struct Recipe {
     /// `"off"` or `{ size, threshold }`: a value is replaced when it exceeds the median of the `size × size` pixels
     /// around it by this much transmission.
     pub zinger: Option<Zinger>,
-    /// `"vo"`, `"none"` or `{ snr, large, small }`.
+    /// `"none"`, `"vo"` or `{ snr, large, small }`. Not by default: it changes data that has no stripes.
     pub stripe: Option<Stripe>,
     /// Divide by the flats after taking off the darks.
     pub normalize: bool,
@@ -98,7 +98,7 @@ impl Default for Recipe {
             filter: Filter::default(),
             padding: Padding::default(),
             zinger: None,
-            stripe: Some(Stripe::default()),
+            stripe: None,
             normalize: true,
             minus_log: true,
             mask: Some(1.0),

@@ -44,7 +44,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             zinger: None,
-            stripe: Some(Stripe::default()),
+            stripe: None,
             filter: Filter::default(),
             padding: Padding::default(),
             floor: 1e-6,
@@ -223,7 +223,11 @@ mod tests {
         let data = Array3::from_shape_fn((20, 3, 24), |_| any());
         let dark = Array2::from_shape_fn((3, 24), |_| any());
         let flats = vec![Flat { at: 0.0, mean: Array2::from_shape_fn((3, 24), |_| any()) }];
-        let options = Options { zinger: Some(Zinger { width: 3, threshold: 0.1 }), ..Options::default() };
+        let options = Options {
+            zinger: Some(Zinger { width: 3, threshold: 0.1 }),
+            stripe: Some(Stripe::default()),
+            ..Options::default()
+        };
         let (images, stats) = Chain::new(24, &angles, 11.5, options).unwrap().run(data, &dark, &flats).unwrap();
         assert!(images.iter().all(|v| v.is_finite()));
         assert!(stats.repairs.interpolated > 0);

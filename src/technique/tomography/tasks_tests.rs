@@ -199,7 +199,7 @@ fn large_volumes_are_virtual_over_parts_or_one_file() {
         assert_eq!(sha256_of(&r.bundle.join(&file.path)).unwrap(), file.sha256, "{}", file.path);
     }
     let single = run(dir.path(), &o.out, &format!("{recipe}\nsingle_file = true")).unwrap();
-    assert_eq!(single.bundle.file_name().unwrap(), "scan.h5~2");
+    assert_eq!(single.bundle.file_name().unwrap(), "scan~2");
     assert_eq!(single.output.files.len(), 1);
     assert_eq!(read(&single.bundle.join("recon.h5")), read(&r.bundle.join("recon.h5")));
 }
