@@ -5,7 +5,7 @@
 //! For each size (512² × 720 and 1024² × 1024, an ellipse phantom that fills 90 % of the width): time per slice of gridding
 //! on one thread and on all, flops and bytes as counted by the plan, GFLOP/s and GB/s, the floor (whichever is longer of
 //! flops at the measured peak and bytes at the measured copy bandwidth), error against the point-sampled phantom per filter,
-//! and the difference from the direct reference. `--dump DIR` writes sinogram, truth and our images as raw little-endian
+//! the difference from the direct reference, and the time of stripe removal. `--dump DIR` writes sinogram, truth and our images as raw little-endian
 //! f32 for `benches/peers/tomography.py`.
 
 use std::path::PathBuf;
@@ -148,6 +148,11 @@ fn main() {
             stripe::remove(even.view_mut(), &stripe::Stripe::default()).expect("valid settings");
             dump(folder.join(format!("{size}-stripe.f32")), &even);
         }
+        let uneven = striped(&sinogram);
+        let stripes = best(3, || {
+            let mut even = uneven.clone();
+            stripe::remove(even.view_mut(), &stripe::Stripe::default()).expect("valid settings");
+        });
         let geometry = Geometry::new(size, &angles);
         let plan = Plan::new(&geometry).expect("a valid geometry");
         let planning = best(2, || drop(std::hint::black_box(Plan::new(&geometry))));
@@ -187,7 +192,8 @@ fn main() {
         if !json {
             println!("  errors against the phantom: {}", serde_json::Value::from(errors.clone()));
             println!(
-                "  against direct: {difference:?}; {:.1} MFLOP and {:.1} MB a slice; plan {:.1} ms; scratch {:.0} MB a thread",
+                "  stripe removal on one thread: {:.1} ms/slice; against direct: {difference:?}; {:.1} MFLOP and {:.1} MB a slice; plan {:.1} ms; scratch {:.0} MB a thread",
+                stripes * 1e3,
                 cost.flops / 1e6,
                 cost.bytes / 1e6,
                 planning * 1e3,
@@ -197,7 +203,7 @@ fn main() {
         report.push(json!({
             "size": size, "angles": turns, "filter": Filter::default().name(), "errors": errors, "timings": timings,
             "flops_per_slice": cost.flops, "bytes_per_slice": cost.bytes, "against_direct": difference,
-            "plan_ms": planning * 1e3,
+            "plan_ms": planning * 1e3, "stripe_ms_per_slice": stripes * 1e3,
         }));
     }
     if json {

@@ -16,6 +16,7 @@
 //! turn, both ends included or not. Output by [`super::convention`]: zero-based column. Values must be finite.
 
 use std::f64::consts::PI;
+use std::ops::Range;
 use std::sync::Arc;
 
 use ndarray::parallel::prelude::*;
@@ -171,10 +172,11 @@ fn smooth(sinogram: ArrayView2<'_, f32>, sigma_angle: f64, sigma_column: f64) ->
     along(angles.t(), sigma_column).t().as_standard_layout().into_owned()
 }
 
-/// Where the transform of a full turn has nothing: columns `3..=limit(n)` of each angular frequency `n`.
+/// Where the transform of a full turn has nothing: at each column frequency, angular frequencies from one on.
 struct Outside {
-    /// Largest column index outside the wedge for every angular index `0..2·angles`, 0 where dropped.
-    limits: Vec<usize>,
+    turns: usize,
+    /// Least angular frequency outside the wedge for every column frequency `0..=columns/2`.
+    from: Vec<usize>,
 }
 
 impl Outside {
@@ -182,16 +184,36 @@ impl Outside {
         let turns = 2 * angles;
         let radius = 0.5 * options.ratio * columns as f64;
         let drop = options.drop.min((0.05 * turns as f64).ceil() as usize);
-        let limits = (0..turns)
-            .map(|i| {
-                let n = i.min(turns - i);
-                // |ν| = k/columns ≤ n/(2πR).
-                let limit = (n as f64 / (2.0 * PI * radius) * columns as f64).floor() as usize;
-                if n > drop && limit >= 2 { limit.min(columns / 2) } else { 0 }
-            })
-            .collect();
-        Self { limits }
+        // |ν| = k/columns ≤ n/(2πR).
+        let reaches = |n: usize, k: usize| (n as f64 / (2.0 * PI * radius) * columns as f64).floor() as usize >= k;
+        let mut least = drop + 1;
+        let from = (0..=columns / 2).map(|k| {
+            // More cycles per pixel, more cycles per turn.
+            while least <= angles && !reaches(least, k) {
+                least += 1;
+            }
+            least
+        });
+        Self { turns, from: from.collect() }
     }
+
+    /// Indices of the angular frequencies counted at column frequency `k`: positive ones, then negative ones.
+    fn counted(&self, k: usize) -> Range<usize> {
+        let from = self.from[k];
+        from..(self.turns + 1 - from).max(from)
+    }
+}
+
+/// Sum of the magnitudes, in eight parts that do not wait for each other.
+fn magnitudes(values: &[Complex32]) -> f64 {
+    // Sums of f32 line integrals: their squares neither overflow nor vanish.
+    let mut parts = [0.0_f64; 8];
+    let chunks = values.chunks_exact(8);
+    let rest: f64 = chunks.remainder().iter().map(|c| f64::from(c.norm_sqr().sqrt())).sum();
+    for chunk in chunks {
+        parts.iter_mut().zip(chunk).for_each(|(part, c)| *part += f64::from(c.norm_sqr().sqrt()));
+    }
+    parts.iter().sum::<f64>() + rest
 }
 
 /// A smoothed sinogram made ready for many candidates.
@@ -263,9 +285,10 @@ impl<'a> Trial<'a> {
                 row.iter_mut().zip(fill).for_each(|(to, &from)| *to = from);
                 if let Some(whole) = whole {
                     let from = self.half.row(i);
-                    for u in valid.clone() {
-                        row[u] = from[(columns as i64 - 1 - u as i64 + whole) as usize];
-                    }
+                    // Column `u` mirrors column `columns − 1 − u + whole`.
+                    let mirrored = (columns as i64 - valid.end as i64 + whole).max(0) as usize;
+                    let seen = from.iter().skip(mirrored).take(valid.len()).rev();
+                    row[valid.clone()].iter_mut().zip(seen).for_each(|(to, &from)| *to = from);
                 } else {
                     let phased = self.mirror.row(i).into_iter().zip(&phases);
                     spectrum.iter_mut().zip(phased).for_each(|(to, (from, phase))| *to = from * phase);
@@ -275,9 +298,7 @@ impl<'a> Trial<'a> {
                     if self.back.process(spectrum, line).is_err() {
                         unreachable!("buffers of the planned lengths, ends real");
                     }
-                    for u in valid.clone() {
-                        row[u] = line[u] * scale;
-                    }
+                    row[valid.clone()].iter_mut().zip(&line[valid.clone()]).for_each(|(to, from)| *to = from * scale);
                 }
                 transform(&*self.forward, row, out);
             },
@@ -300,19 +321,17 @@ impl<'a> Trial<'a> {
                 |(lines, scratch), first| {
                     let together = TOGETHER.min(bins - first);
                     for (a, row) in self.rows.outer_iter().chain(mirrored.outer_iter()).enumerate() {
-                        for j in 0..together {
-                            lines[j * 2 * angles + a] = row[first + j];
+                        let row = row.to_slice().unwrap_or_default();
+                        for (j, value) in row.iter().skip(first).take(together).enumerate() {
+                            lines[j * 2 * angles + a] = *value;
                         }
                     }
                     let mut total = (0.0_f64, 0_u64);
                     for (j, line) in lines.chunks_exact_mut(2 * angles).take(together).enumerate() {
                         self.turns.process_with_scratch(line, scratch);
-                        for (c, limit) in line.iter().zip(&self.outside.limits) {
-                            // Magnitudes of sums of f32 line integrals: their squares neither overflow nor vanish.
-                            let counts = *limit >= first + j;
-                            total.0 += if counts { f64::from(c.norm_sqr().sqrt()) } else { 0.0 };
-                            total.1 += u64::from(counts);
-                        }
+                        let counted = &line[self.outside.counted(first + j)];
+                        total.0 += magnitudes(counted);
+                        total.1 += counted.len() as u64;
                     }
                     total
                 },
