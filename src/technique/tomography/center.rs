@@ -19,11 +19,9 @@ use std::f64::consts::PI;
 use std::ops::Range;
 use std::sync::Arc;
 
+use fft_plans::{Complex32, ComplexToReal, Fft, RealToComplex};
 use ndarray::parallel::prelude::*;
 use ndarray::{Array2, ArrayView2, ArrayViewMut1, Axis, s};
-use realfft::num_complex::Complex32;
-use realfft::{ComplexToReal, RealFftPlanner, RealToComplex};
-use rustfft::{Fft, FftPlanner};
 use serde::{Deserialize, Serialize};
 
 use super::convention::middle;
@@ -244,9 +242,8 @@ fn transform(fft: &dyn RealToComplex<f32>, line: &mut [f32], out: ArrayViewMut1<
 impl<'a> Trial<'a> {
     fn new(half: &Array2<f32>, outside: &'a Outside) -> Self {
         let (angles, columns) = half.dim();
-        let mut planner = RealFftPlanner::<f32>::new();
-        let (forward, back) = (planner.plan_fft_forward(columns), planner.plan_fft_inverse(2 * columns));
-        let wide = planner.plan_fft_forward(2 * columns);
+        let (forward, back) = (fft_plans::real_forward_f32(columns), fft_plans::real_inverse_f32(2 * columns));
+        let wide = fft_plans::real_forward_f32(2 * columns);
         let mut rows = Array2::default((angles, columns / 2 + 1));
         let mut mirror = Array2::default((angles, columns + 1));
         let outs = rows.axis_iter_mut(Axis(0)).into_par_iter().zip(mirror.axis_iter_mut(Axis(0)));
@@ -255,7 +252,7 @@ impl<'a> Trial<'a> {
             let mut line: Vec<f32> = row.iter().rev().chain(row.iter()).copied().collect();
             transform(&*wide, &mut line, mirror_out);
         });
-        let turns = FftPlanner::<f32>::new().plan_fft_forward(2 * angles);
+        let turns = fft_plans::forward_f32(2 * angles);
         Self { outside, half: half.clone(), rows, mirror, forward, back, turns }
     }
 

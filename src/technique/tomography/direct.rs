@@ -6,10 +6,9 @@
 //! Slow: `size² · angles` look-ups per slice. Axes, signs, weights and padding as in [`super::gridding`]; points whose ray
 //! leaves the padded row's period see its periodic continuation, as the gridded sum does. NaN in, NaN out for that slice.
 
+use fft_plans::Complex64;
 use ndarray::parallel::prelude::*;
 use ndarray::{Array3, ArrayView3, Axis};
-use rustfft::FftPlanner;
-use rustfft::num_complex::Complex64;
 
 use super::convention;
 use super::error::TomographyError;
@@ -85,8 +84,7 @@ fn fine_row(row: &[f64], geometry: &Geometry<'_>, upsampling: usize) -> Vec<f64>
             Padding::Edge => row[0],
         };
     }
-    let mut planner = FftPlanner::new();
-    planner.plan_fft_forward(padded).process(&mut line);
+    fft_plans::forward_f64(padded).process(&mut line);
     let gains = geometry.filter.response(padded);
     let fine = padded * upsampling;
     let mut spectrum = vec![Complex64::default(); fine];
@@ -99,7 +97,7 @@ fn fine_row(row: &[f64], geometry: &Geometry<'_>, upsampling: usize) -> Vec<f64>
             spectrum[fine - m] += line[padded - m] * scale;
         }
     }
-    planner.plan_fft_inverse(fine).process(&mut spectrum);
+    fft_plans::inverse_f64(fine).process(&mut spectrum);
     spectrum.iter().map(|c| c.re).collect()
 }
 

@@ -9,7 +9,6 @@
 
 use std::{f64::consts::PI, fmt, str::FromStr};
 
-use realfft::RealFftPlanner;
 use serde::{Deserialize, Serialize};
 
 use super::error::TomographyError;
@@ -74,7 +73,7 @@ impl Filter {
     #[must_use]
     pub fn response(self, length: usize) -> Vec<f64> {
         assert!(length >= 2 && length.is_multiple_of(2), "a padded length is even, got {length}");
-        let fft = RealFftPlanner::<f64>::new().plan_fft_forward(length);
+        let fft = fft_plans::real_forward_f64(length);
         let mut kernel = fft.make_input_vec();
         kernel[0] = 0.25;
         for n in (1..=length / 2).step_by(2) {
