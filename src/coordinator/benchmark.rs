@@ -114,7 +114,7 @@ struct InstantDisk {
 }
 
 impl DiskOrders for InstantDisk {
-    fn perform(&self, action: Action) -> Result<(), Action> {
+    fn perform(&self, action: Action) -> Option<Action> {
         match action {
             Action::Claim { job, .. } => {
                 let outcome = ClaimOutcome::Won { generation: 1, staging: "/nowhere".into() };
@@ -126,9 +126,9 @@ impl DiskOrders for InstantDisk {
                     .post(Event::Published { job, outcome: PublishOutcome::Done { bundle: "/nowhere".into() } });
             }
             Action::Release { .. } => {}
-            other => return Err(other),
+            other => return Some(other),
         }
-        Ok(())
+        None
     }
     fn flush(&self, _: Duration) -> bool {
         true

@@ -309,7 +309,7 @@ impl Core {
         self.deadlines.insert((deadline, no));
         let checked = job.ready.is_empty();
         self.jobs.insert(no, job);
-        if checked { self.to_unclaimed(now, no) } else { self.place(now, no) }
+        if checked { self.await_claim(now, no) } else { self.place(now, no) }
     }
 
     fn on_rejected(&mut self, now: Time, stream: &str, name: String, version: Option<InputVersion>, reason: String) {
@@ -409,7 +409,7 @@ impl Core {
         }
     }
 
-    fn to_unclaimed(&mut self, now: Time, no: JobNo) {
+    fn await_claim(&mut self, now: Time, no: JobNo) {
         if let Some(job) = self.jobs.get_mut(&no) {
             job.phase = Phase::Unclaimed;
             job.timeline.checked = now;

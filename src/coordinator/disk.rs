@@ -367,16 +367,13 @@ impl DiskPool {
 /// Who carries out orders for the disk: the pool, or a stand-in that answers at once.
 pub trait DiskOrders {
     /// Carries out an order, or gives it back when it is none for the disk.
-    ///
-    /// # Errors
-    /// The order.
-    fn perform(&self, action: Action) -> Result<(), Action>;
+    fn perform(&self, action: Action) -> Option<Action>;
     /// Waits until every order given so far is done, at most `longest`; false when that was not enough.
     fn flush(&self, longest: std::time::Duration) -> bool;
 }
 
 impl DiskOrders for DiskPool {
-    fn perform(&self, action: Action) -> Result<(), Action> {
+    fn perform(&self, action: Action) -> Option<Action> {
         match action {
             Action::Claim { job, key, scan } => self.run(&key.clone(), move |disk, mail| {
                 let outcome = disk.claim(&key, &scan);
@@ -401,9 +398,9 @@ impl DiskOrders for DiskPool {
             Action::ProbeStorage => self.run("", |disk, mail| {
                 mail.post(Event::StorageProbed { result: disk.probe() });
             }),
-            other => return Err(other),
+            other => return Some(other),
         }
-        Ok(())
+        None
     }
 
     fn flush(&self, longest: std::time::Duration) -> bool {

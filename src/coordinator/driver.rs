@@ -40,7 +40,7 @@ impl Clock {
 /// What reaches the driver from this process's other threads.
 #[derive(Debug)]
 enum Letter {
-    Event(Event),
+    Event(Box<Event>),
     Durable(u64),
 }
 
@@ -68,14 +68,14 @@ impl Mailbox {
 
     /// Posts an event; false when the driver is gone.
     pub fn post(&self, event: Event) -> bool {
-        self.put(Letter::Event(event))
+        self.put(Letter::Event(Box::new(event)))
     }
 
     /// Posts what the journal's thread reports; false when the driver is gone.
     pub fn post_durable(&self, durable: Durable) -> bool {
         self.put(match durable {
             Durable::UpTo(seq) => Letter::Durable(seq),
-            Durable::Trouble(message) => Letter::Event(Event::StorageTrouble { message }),
+            Durable::Trouble(message) => Letter::Event(Box::new(Event::StorageTrouble { message })),
         })
     }
 
@@ -142,10 +142,10 @@ impl Driver {
                 match letter {
                     Letter::Durable(seq) => durable = seq,
                     Letter::Event(event) => {
-                        if event == Event::Drain {
+                        if *event == Event::Drain {
                             stop_at.get_or_insert(Instant::now() + grace);
                         }
-                        self.core.step(self.clock.now(), event, &mut orders);
+                        self.core.step(self.clock.now(), *event, &mut orders);
                     }
                 }
             }
@@ -232,7 +232,7 @@ impl Driver {
             Action::Alarm { message } => tracing::warn!("{message}"),
             Action::Finished => *finished = true,
             action => {
-                if let Err(action) = self.disk.perform(action) {
+                if let Some(action) = self.disk.perform(action) {
                     tracing::error!(?action, "an order nobody carries out");
                 }
             }

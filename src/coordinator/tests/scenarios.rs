@@ -66,7 +66,8 @@ fn decide_adds_stages() {
 
 #[test]
 fn a_plan_out_of_bounds_is_quarantined() {
-    let bad: [(&str, fn(&mut Plan)); 4] = [
+    type Spoil = fn(&mut Plan);
+    let bad: [(&str, Spoil); 4] = [
         ("stages", |p| p.stages = vec![p.stages[0].clone(); Plan::MAX_STAGES + 1]),
         ("task label", |p| p.stages[1].tasks[1].label = p.stages[1].tasks[0].label.clone()),
         ("task label", |p| p.finish.label = "../x".into()),
