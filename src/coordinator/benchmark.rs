@@ -1,6 +1,6 @@
 //! `bench dispatch`: no-op tasks through the real core, driver, transport and executors.
 //!
-//! The disk answers at once; everything else is what a pilot runs. Throughput: jobs of [`STAGE`] tasks, timed from
+//! The disk answers at once; everything else is what a pilot runs. Throughput: jobs of `STAGE` tasks, timed from
 //! the first arrival to the last publication order, which with a journal waits until every task's record is durable.
 //! Round trip: stages of one task each, from handing the task to the transport to taking its result from it.
 

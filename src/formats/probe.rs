@@ -5,7 +5,7 @@
 //! - Here: every chunk of every stack is allocated, and no projection or flat among a sample is blank (all
 //!   zero): files that are filled out of order look like that. Darks may be zero.
 //! - A blank frame is [`Fault::NotYet`], never a refusal: the completeness rule decides how long to wait.
-//! - Cost: the chunk index, and one row of up to [`SAMPLED`] frames of each list.
+//! - Cost: the chunk index, and one row of up to `SAMPLED` frames of each list.
 
 use super::source::{FrameList, TomoSource};
 use crate::technique::Fault;

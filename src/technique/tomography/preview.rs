@@ -1,7 +1,7 @@
 //! Pictures for people: a slice and its sinogram as 8-bit grey PNG.
 //!
 //! The window runs between the 0.5th and 99.5th percentile of the pixels inside the inscribed circle, so that neither
-//! a zinger nor the mask decides the contrast. Large images are reduced by averaging to at most [`EDGE`] pixels a side.
+//! a zinger nor the mask decides the contrast. Large images are reduced by averaging to at most `EDGE` pixels a side.
 
 use crate::technique::Fault;
 use ndarray::{Array2, ArrayView2};
@@ -38,7 +38,7 @@ pub fn window(image: ArrayView2<'_, f32>, round: bool) -> Window {
     Window { low, high: if high > low { high } else { low + 1.0 } }
 }
 
-/// Averages blocks of pixels so that no side is longer than [`EDGE`].
+/// Averages blocks of pixels so that no side is longer than `EDGE`.
 fn reduced(image: ArrayView2<'_, f32>) -> Array2<f32> {
     let factor = |n: usize| n.div_ceil(EDGE).max(1);
     let (fy, fx) = (factor(image.nrows()), factor(image.ncols()));
