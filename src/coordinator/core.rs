@@ -114,6 +114,26 @@ pub struct Ended {
     pub items: String,
 }
 
+/// A try that failed, kept for people.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct FailedTry {
+    /// When, milliseconds since the epoch.
+    pub at_ms: u64,
+    /// Stream.
+    pub stream: String,
+    /// Scan.
+    pub name: String,
+    /// Task.
+    pub task: String,
+    /// Worker.
+    pub worker: u32,
+    /// Why.
+    pub fault: String,
+}
+
+/// Failed tries that `view` remembers.
+pub(super) const ERRORS: usize = 20;
+
 /// The state machine.
 #[derive(Debug, Clone)]
 pub struct Core {
@@ -141,6 +161,8 @@ pub struct Core {
     pub(super) next_attempt: u64,
     pub(super) seq: u64,
     pub(super) history: VecDeque<Ended>,
+    /// The last tries that failed.
+    pub(super) errors: VecDeque<FailedTry>,
     pub(super) counts: Counts,
     /// Arrivals that waited for an older job of their scan, now gone.
     pub(super) replay: Vec<Event>,
@@ -189,6 +211,7 @@ impl Core {
             next_attempt: 1,
             seq: 0,
             history: VecDeque::new(),
+            errors: VecDeque::new(),
             counts: Counts::default(),
             replay: Vec::new(),
             out: Vec::new(),

@@ -2,7 +2,7 @@
 //!
 //! Same contract as [`super::core`]; split off so that each file reads in one sitting.
 
-use super::core::{Attempt, Core, Ended, JOB, Storage, stage_name};
+use super::core::{Attempt, Core, ERRORS, Ended, FailedTry, JOB, Storage, stage_name};
 use super::event::*;
 use super::job::{Job, Phase, check_plan};
 use super::queue::Class;
@@ -296,6 +296,18 @@ impl Core {
             worker: attempt.worker.0,
             fault: fault.to_string(),
         });
+        let scan = &self.jobs[&at].scan;
+        self.errors.push_back(FailedTry {
+            at_ms: now.0 / 1000,
+            stream: scan.stream.clone(),
+            name: scan.name.clone(),
+            task: label.clone(),
+            worker: attempt.worker.0,
+            fault: fault.to_string(),
+        });
+        if self.errors.len() > ERRORS {
+            self.errors.pop_front();
+        }
         match fault {
             Fault::NotYet(why) => {
                 self.tell(at, Verdict::NotYet(why.clone()));

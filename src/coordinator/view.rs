@@ -1,6 +1,6 @@
 //! What the core shows to people, and its self-examination.
 
-use super::core::{Core, Counts, Ended, Storage};
+use super::core::{Core, Counts, Ended, FailedTry, Storage};
 use super::event::{JobNo, Time};
 use super::job::{Job, Phase};
 use serde::{Deserialize, Serialize};
@@ -75,6 +75,8 @@ pub struct View {
     pub counts: Counts,
     /// Ended jobs, latest last.
     pub ended: Vec<Ended>,
+    /// The last tries that failed, latest last.
+    pub errors: Vec<FailedTry>,
     /// Why nothing is started, when the filesystem is to blame.
     pub paused: Option<String>,
     /// A drain was asked for.
@@ -131,6 +133,7 @@ impl Core {
             workers: workers.collect(),
             counts: self.counts,
             ended: self.history.iter().cloned().collect(),
+            errors: self.errors.iter().cloned().collect(),
             paused: match &self.storage {
                 Storage::Fine => None,
                 Storage::Paused { message, .. } => Some(message.clone()),

@@ -109,6 +109,21 @@ fn pilot(out: &mut String, p: &PilotReport) {
     if rows.len() > 1 {
         out.push_str(&columns(&rows));
     }
+    if !v.errors.is_empty() {
+        out.push_str("  last errors\n");
+    }
+    for e in v.errors.iter().rev().take(5) {
+        let _ = writeln!(
+            out,
+            "    {} {}/{} {} on worker {}: {}",
+            when(e.at_ms),
+            e.stream,
+            e.name,
+            e.task,
+            e.worker,
+            e.fault
+        );
+    }
     let failed: u64 = v.workers.iter().map(|w| w.failed).sum();
     let busy = v.workers.iter().filter(|w| w.in_flight > 0).count();
     let _ = writeln!(

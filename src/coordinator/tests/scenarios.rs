@@ -96,6 +96,8 @@ fn a_failing_task_goes_elsewhere_and_the_third_strike_quarantines() {
     assert_eq!(seen, [WorkerId(0), WorkerId(1), WorkerId(2)], "three different workers tried");
     assert_eq!(b.quarantined.len(), 1);
     assert!(b.quarantined[0].1.contains("s1-0 failed 3 times") && b.quarantined[0].1.contains("boom"));
+    let shown = b.core.view(b.now).errors;
+    assert!(shown.len() == 3 && shown.iter().all(|e| e.task == "s1-0" && e.fault == "boom"));
     assert!(b.assigned.is_empty(), "its other tasks were withdrawn");
 }
 
