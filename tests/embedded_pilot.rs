@@ -12,6 +12,7 @@ suite! {
     two_pilots_share_a_campaign,
     every_completeness_rule_works,
     a_full_disk_pauses_and_resumes,
+    foreign_text_does_no_harm,
     wrong_configuration_ends_with_78,
     the_measured_tooth_is_published,
 }

@@ -90,7 +90,14 @@ impl Watcher {
 
     fn enter(&mut self, path: PathBuf, now: Now) {
         let wanted = self.watch.pattern.may_descend(&path) || self.roles.may_descend(&path);
-        if !wanted || path.components().count() > super::observe::DEPTH_MAX {
+        if !wanted {
+            return;
+        }
+        if path.components().count() > super::observe::DEPTH_MAX {
+            let name = path.as_os_str().as_bytes().to_vec();
+            let reason =
+                format!("folders nested more than {} deep are not entered; flatten them", super::observe::DEPTH_MAX);
+            self.touch(&name, path, Some(reason), false, now);
             return;
         }
         match names::refusal(path.as_os_str().as_bytes()) {

@@ -38,7 +38,12 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
     let campaign = Campaign::load(&args.campaign).or_exit(Exit::Config)?;
     pilot::validate(&campaign).or_exit(Exit::Config)?;
     let id = pilot::new_id();
-    Layout::open(&RealFs, &campaign.state).or_exit(Exit::Config)?;
+    match Layout::open(&RealFs, &campaign.state) {
+        Ok(_) => {}
+        Err(e) if e.is_storage() => return Err(e).or_exit(Exit::TryLater),
+        Err(e) => return Err(e).or_exit(Exit::Config),
+    }
+    pilot::own_outputs(&campaign).or_exit(Exit::Config)?;
     super::log::to_file(&campaign.state, &id);
     let joined = match pilot::join(args.workers, Arc::new(PilotServices)) {
         Ok(Some(joined)) => joined,

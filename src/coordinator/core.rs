@@ -259,7 +259,7 @@ impl Core {
             Event::TaskEnded { worker, attempt, result } => self.on_task_ended(now, worker, attempt, result),
             Event::Claimed { job, outcome } => self.on_claimed(now, job, outcome),
             Event::Published { job, outcome } => self.on_published(now, job, outcome),
-            Event::Quarantined { job, result } => self.on_quarantined(now, job, result),
+            Event::Quarantined { job, outcome } => self.on_quarantined(now, job, outcome),
             Event::StorageProbed { result } => self.on_storage_probed(now, result),
             Event::StorageTrouble { message } => self.pause_storage(now, message),
             Event::Urgent { stream, name } => self.on_urgent(&stream, &name),

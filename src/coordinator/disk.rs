@@ -243,7 +243,7 @@ impl Disk {
         versions: (Option<InputVersion>, Option<InputVersion>),
         generation: u32,
         reason: &str,
-    ) -> Result<(), String> {
+    ) -> QuarantineOutcome {
         let record = Quarantined {
             key: key.to_owned(),
             stream: stream.to_owned(),
@@ -254,14 +254,17 @@ impl Disk {
             at_ms: now_ms(),
             pilot: self.me.pilot.clone(),
         };
-        let put = || -> io::Result<()> {
+        let put = || -> io::Result<QuarantineOutcome> {
+            if generation > 0 && !claims::is_mine(&*self.fs, &self.layout, key, generation)? {
+                return Ok(QuarantineOutcome::Fenced);
+            }
             records::put_quarantined(&*self.fs, &self.layout, &record)?;
             if generation > 0 {
                 claims::fence(&*self.fs, &self.place(stream)?.output, key, generation)?;
             }
-            Ok(())
+            Ok(QuarantineOutcome::Done)
         };
-        put().map_err(|e| e.to_string())
+        put().unwrap_or_else(|e| QuarantineOutcome::Storage(e.to_string()))
     }
 
     /// Carries out [`Action::Release`]. A failure leaves the claim to die with the pilot.
@@ -307,7 +310,12 @@ impl Disk {
         for folder in folders {
             let file = crate::store::fs::aside(&folder.join("storage-probe"));
             let tried = || -> io::Result<u64> {
-                self.fs.make_dirs(&folder)?;
+                if folder == self.layout.state {
+                    // Claims that are gone cannot be made again: others may hold them elsewhere.
+                    self.fs.list(&folder.join("claims"))?;
+                } else {
+                    self.fs.make_dirs(&folder)?;
+                }
                 let written = self.fs.write_new(&file, &[0x5a; 64 * 1024]);
                 let _ = self.fs.remove_file(&file);
                 written?;
@@ -388,8 +396,8 @@ impl DiskOrders for DiskPool {
             Action::Quarantine { job, key, stream, name, version, own_version, generation, reason, .. } => {
                 self.run(&key.clone(), move |disk, mail| {
                     let versions = (version, own_version);
-                    let result = disk.quarantine(&key, &stream, &name, versions, generation, &reason);
-                    mail.post(Event::Quarantined { job, result });
+                    let outcome = disk.quarantine(&key, &stream, &name, versions, generation, &reason);
+                    mail.post(Event::Quarantined { job, outcome });
                 });
             }
             Action::Release { key, generation, staging } => {

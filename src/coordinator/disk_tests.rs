@@ -148,3 +148,23 @@ fn a_released_claim_can_be_won_again() {
     assert!(rig.hidden().is_empty());
     assert_eq!(rig.claim(&rig.disk).0, 2);
 }
+
+#[test]
+fn a_pilot_that_slept_cannot_condemn_a_scan_that_others_have() {
+    let rig = rig();
+    let dead = rig.dead();
+    let (old, _) = rig.claim(&dead);
+    rig.claim(&rig.disk);
+    let verdict = dead.quarantine(KEY, "s", "a.h5", (None, None), old, "its staging was taken away");
+    assert_eq!(verdict, QuarantineOutcome::Fenced);
+    assert!(!rig.disk.layout.quarantine(KEY).exists());
+}
+
+#[test]
+fn a_state_folder_that_vanished_is_not_made_again() {
+    let rig = rig();
+    assert_eq!(rig.disk.probe(), Ok(()));
+    std::fs::remove_dir_all(&rig.disk.layout.state).unwrap();
+    assert!(rig.disk.probe().unwrap_err().contains("state"));
+    assert!(!rig.disk.layout.state.exists());
+}

@@ -516,18 +516,19 @@ impl Core {
         }
     }
 
-    pub(super) fn on_quarantined(&mut self, now: Time, no: JobNo, result: Result<(), String>) {
+    pub(super) fn on_quarantined(&mut self, now: Time, no: JobNo, outcome: QuarantineOutcome) {
         let Some(job) = self.jobs.get_mut(&no) else { return };
         let Phase::Quarantining { reason, .. } = job.phase.clone() else { return };
-        match result {
-            Ok(()) => {
+        match outcome {
+            QuarantineOutcome::Done => {
                 job.claim = None;
                 self.counts.quarantined += 1;
                 self.tell(no, Verdict::Done);
                 self.remember(now, no, "quarantined", &reason, None, None, String::new());
                 self.forget(no);
             }
-            Err(why) => {
+            QuarantineOutcome::Fenced => self.start_over(now, no),
+            QuarantineOutcome::Storage(why) => {
                 job.phase = Phase::Quarantining { reason, ordered: false };
                 self.pause_storage(now, why);
             }

@@ -100,6 +100,17 @@ pub enum PublishOutcome {
     Storage(String),
 }
 
+/// What came of putting a job into quarantine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum QuarantineOutcome {
+    /// The record is written.
+    Done,
+    /// Another owner took over; our verdict is void, what we saw may have been our own staging taken away.
+    Fenced,
+    /// The filesystem did not let us; tried again.
+    Storage(String),
+}
+
 /// Facts.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
@@ -176,12 +187,12 @@ pub enum Event {
         /// The answer.
         outcome: PublishOutcome,
     },
-    /// Answer to [`Action::Quarantine`]: written, or why not.
+    /// Answer to [`Action::Quarantine`].
     Quarantined {
         /// The job.
         job: JobNo,
-        /// An error means storage trouble: it will be tried again.
-        result: Result<(), String>,
+        /// The answer.
+        outcome: QuarantineOutcome,
     },
     /// Answer to [`Action::ProbeStorage`].
     StorageProbed {

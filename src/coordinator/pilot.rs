@@ -21,12 +21,14 @@ use crate::coordinator::core::Counts;
 use crate::coordinator::event::Verdict;
 use crate::report::progress::Progress;
 use crate::store::claims::{Identity, Observer};
+use crate::store::fs::create_whole;
 use crate::store::layout::LayoutError;
 use crate::store::records::{self, Published, Quarantined};
 use crate::store::{Fs, Layout, RealFs, journal};
 use crate::technique;
 use crossbeam::channel::{bounded, unbounded};
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -60,6 +62,19 @@ pub enum PilotError {
     /// The state folder.
     #[error(transparent)]
     Layout(#[from] LayoutError),
+    /// Another campaign publishes there.
+    #[error(
+        "{}: results here belong to the campaign with state {owner}, not {state}; give the stream another `output` or \
+         `name`, or, if the state folder was moved, remove this file", marker.display()
+    )]
+    Shared {
+        /// The marker file.
+        marker: PathBuf,
+        /// The state it names.
+        owner: String,
+        /// Ours.
+        state: String,
+    },
     /// Anything else that the filesystem refused.
     #[error("{what}: {source}")]
     Io {
@@ -106,6 +121,38 @@ pub fn validate(campaign: &Campaign) -> Result<(), CampaignErrors> {
     }));
     if problems.is_empty() { Ok(()) } else { Err(CampaignErrors(problems)) }
 }
+
+/// Marks the outputs as this campaign's; any number of its pilots may do so. Two campaigns with different states must
+/// not share them: each would take the other's staging for a dead pilot's.
+///
+/// # Errors
+/// An output belongs to another state folder. One that cannot be written is no error here: the run finds out.
+pub fn own_outputs(campaign: &Campaign) -> Result<(), PilotError> {
+    let state = campaign.state.canonicalize().unwrap_or_else(|_| campaign.state.clone()).display().to_string();
+    for stream in &campaign.streams {
+        let marker = stream.results().join(OWNER);
+        let marked = RealFs
+            .make_dirs(&stream.results())
+            .and_then(
+                |()| if RealFs.exists(&marker)? { Ok(true) } else { create_whole(&RealFs, &marker, state.as_bytes()) },
+            )
+            .and_then(|_| RealFs.read(&marker, 64 * 1024));
+        let owner = match marked {
+            Ok(owner) => String::from_utf8_lossy(&owner).trim().to_owned(),
+            Err(e) => {
+                tracing::warn!(file = %marker.display(), error = %e, "the output cannot be marked as this campaign's");
+                continue;
+            }
+        };
+        if owner != state {
+            return Err(PilotError::Shared { marker, owner, state });
+        }
+    }
+    Ok(())
+}
+
+/// In `<output>/<stream>/`: the state folder whose campaign publishes there.
+const OWNER: &str = ".campaign-state";
 
 /// Runs rank 0 until it is finished or drained.
 ///

@@ -99,15 +99,15 @@ pub(crate) fn read_string(c: &Container) -> Option<String> {
     if c.size() != 1 {
         return None;
     }
+    // The library takes strings for UTF-8 unseen; what a foreign file holds may be anything, Latin-1 most often.
+    let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let text = match c.dtype().ok()?.to_descriptor().ok()? {
-        TypeDescriptor::VarLenUnicode => c.read_raw::<VarLenUnicode>().ok()?.first()?.as_str().to_owned(),
-        TypeDescriptor::VarLenAscii => c.read_raw::<VarLenAscii>().ok()?.first()?.as_str().to_owned(),
+        TypeDescriptor::VarLenUnicode => lossy(c.read_raw::<VarLenUnicode>().ok()?.first()?.as_bytes()),
+        TypeDescriptor::VarLenAscii => lossy(c.read_raw::<VarLenAscii>().ok()?.first()?.as_bytes()),
         TypeDescriptor::FixedUnicode(n) if n <= 1024 => {
-            c.read_raw::<FixedUnicode<1024>>().ok()?.first()?.as_str().to_owned()
+            lossy(c.read_raw::<FixedUnicode<1024>>().ok()?.first()?.as_bytes())
         }
-        TypeDescriptor::FixedAscii(n) if n <= 1024 => {
-            c.read_raw::<FixedAscii<1024>>().ok()?.first()?.as_str().to_owned()
-        }
+        TypeDescriptor::FixedAscii(n) if n <= 1024 => lossy(c.read_raw::<FixedAscii<1024>>().ok()?.first()?.as_bytes()),
         _ => return None,
     };
     let clean: String = text.chars().filter(|c| !c.is_control()).take(1024).collect();
@@ -139,6 +139,7 @@ pub(crate) fn read_numbers(dataset: &Dataset, path: &Path, name: &str) -> Result
         Ok(TypeDescriptor::Integer(_) | TypeDescriptor::Unsigned(_) | TypeDescriptor::Float(_)) => {
             dataset.read_raw::<f64>().map_err(|e| read_fault(&e, path, name))
         }
-        other => Err(Fault::Input(format!("{}: {name} holds {other:?}, expected numbers", path.display()))),
+        Ok(other) => Err(Fault::Input(format!("{}: {name} holds {other}, expected numbers", path.display()))),
+        Err(e) => Err(read_fault(&e, path, name)),
     }
 }

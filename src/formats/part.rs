@@ -113,8 +113,12 @@ pub(crate) fn write_new(
     fill: impl FnOnce(&mut Hashed) -> Result<(), Fault>,
 ) -> Result<OutputFile, Fault> {
     let path = staging.join(relative);
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(|e| Fault::writing(folder, &e))?;
+    // Only folders below staging: staging itself is made once, and when it is gone another pilot has taken over.
+    if let Some(folder) = path.parent().filter(|f| *f != staging) {
+        match std::fs::create_dir(folder) {
+            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(Fault::writing(folder, &e)),
+            _ => {}
+        }
     }
     let file = File::options().write(true).create_new(true).open(&path).map_err(|e| Fault::writing(&path, &e))?;
     let mut out = Hashed { file, path, hash: Sha256::new(), bytes: 0 };

@@ -188,6 +188,7 @@ mod tests {
     fn a_virtual_volume_survives_the_rename_of_its_folder() {
         let dir = tempfile::tempdir().unwrap();
         let staging = dir.path().join(".staging");
+        std::fs::create_dir(&staging).unwrap();
         let data = Array3::from_shape_fn((11, 8, 9), |(z, y, x)| (z * 100 + y * 10 + x) as f32);
         let mut list = parts(&staging, &data, &[0, 4, 8, 11]);
         list.reverse();

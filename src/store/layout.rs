@@ -38,6 +38,13 @@ pub struct Layout {
     pub state: PathBuf,
 }
 
+impl LayoutError {
+    /// The filesystem is full or failing: the same command may succeed later.
+    pub fn is_storage(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if crate::technique::is_storage_error(source))
+    }
+}
+
 impl Layout {
     /// Folders of the state.
     pub const FOLDERS: [&str; 10] =
@@ -51,7 +58,9 @@ impl Layout {
         };
         fs.make_dirs(state).map_err(io_at(state))?;
         let format = state.join("FORMAT");
-        create_whole(fs, &format, format!("{FORMAT}\n").as_bytes()).map_err(io_at(&format))?;
+        if !fs.exists(&format).map_err(io_at(&format))? {
+            create_whole(fs, &format, format!("{FORMAT}\n").as_bytes()).map_err(io_at(&format))?;
+        }
         let found = fs.read(&format, 64).map_err(io_at(&format))?;
         let found = String::from_utf8_lossy(&found).trim().to_owned();
         if found.parse::<u32>().map_or(true, |n| n > FORMAT) {

@@ -203,13 +203,19 @@ impl Rig {
         });
     }
 
+    /// Everything in the output but its marker.
+    pub fn in_output(&self) -> usize {
+        let names = std::fs::read_dir(self.path("out/s")).unwrap().flatten().map(|e| e.file_name());
+        names.filter(|n| n != ".campaign-state").count()
+    }
+
     /// No staging, no fenced folder, no temporary file is left in the outputs.
     pub fn assert_clean(&self) {
         let left: Vec<_> = std::fs::read_dir(self.path("out/s"))
             .unwrap()
             .flatten()
             .map(|e| e.file_name().into_string().unwrap())
-            .filter(|n| n.starts_with('.'))
+            .filter(|n| n.starts_with('.') && n != ".campaign-state")
             .collect();
         assert!(left.is_empty(), "left behind: {left:?}");
     }

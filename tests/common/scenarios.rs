@@ -131,8 +131,7 @@ pub fn killed_pilots_lose_nothing_and_repeat_nothing(launcher: Launcher) {
     let published = rig.published();
     assert_eq!(published.len(), 4);
     assert!(published.values().all(|v| v.len() == 1), "{published:?}");
-    let folders = std::fs::read_dir(rig.path("out/s")).unwrap().count();
-    assert_eq!(folders, 4, "four bundles and nothing else");
+    assert_eq!(rig.in_output(), 4, "four bundles and nothing else");
     (0..4).for_each(|i| assert_checksums(&rig.path(&format!("out/s/scan{i}"))));
 }
 
@@ -162,7 +161,7 @@ pub fn two_pilots_share_a_campaign(launcher: Launcher) {
     let published = rig.published();
     assert_eq!(published.len(), 6);
     assert!(published.values().all(|v| v.len() == 1), "{published:?}");
-    assert_eq!(std::fs::read_dir(rig.path("out/s")).unwrap().count(), 6);
+    assert_eq!(rig.in_output(), 6);
 }
 
 /// Marker, manifest and renamed: each declares completeness in its own way.
@@ -230,6 +229,27 @@ pub fn a_full_disk_pauses_and_resumes(launcher: Launcher) {
     assert!(pilot.log().contains("paused") && pilot.log().contains("resumed"), "{}", pilot.log());
 }
 
+/// Text that is no UTF-8 in a foreign file is read as well as it can be, and harms nobody.
+pub fn foreign_text_does_no_harm(launcher: Launcher) {
+    let rig = Rig::new(launcher, "");
+    rig.synth("in/a.h5", &[]);
+    let file = hdf5::File::open_rw(rig.path("in/a.h5")).unwrap();
+    let mut latin1 = [0u8; 8];
+    latin1[..6].copy_from_slice(b"M\xfcller");
+    // SAFETY: it is not UTF-8; what is tested is that readers do not rely on it. It is only copied into the file here.
+    let name = unsafe { std::mem::transmute::<[u8; 8], hdf5::types::FixedUnicode<8>>(latin1) };
+    let sample = file.create_group("measurement/sample_of_test").unwrap();
+    sample.new_dataset::<hdf5::types::FixedUnicode<8>>().create("name").unwrap().write_scalar(&name).unwrap();
+    let theta = file.dataset("/exchange/theta").unwrap();
+    let _ = theta.delete_attr("units");
+    theta.new_attr::<hdf5::types::FixedUnicode<8>>().create("units").unwrap().write_scalar(&name).unwrap();
+    drop((theta, sample));
+    file.close().unwrap();
+    let (code, log) = rig.once();
+    assert!(matches!(code, Some(0 | 65)), "{code:?}: {log}");
+    assert_eq!(rig.published().len() + rig.quarantined().len(), 1, "{log}");
+}
+
 /// Wrong configuration: exit 78 and words that name file, line, key and remedy, before anything is started.
 pub fn wrong_configuration_ends_with_78(launcher: Launcher) {
     for (stream, words) in [
@@ -243,6 +263,13 @@ pub fn wrong_configuration_ends_with_78(launcher: Launcher) {
         assert!(log.contains(words), "expected {words:?} in:\n{log}");
         assert!(!rig.path("state").exists(), "nothing was started");
     }
+    let rig = Rig::new(launcher, "");
+    assert_eq!(rig.once().0, Some(0));
+    let text = std::fs::read_to_string(rig.path("campaign.toml")).unwrap();
+    std::fs::write(rig.path("campaign.toml"), text.replace("\"state\"", "\"other\"")).unwrap();
+    let (code, log) = rig.once();
+    assert_eq!(code, Some(78), "two campaigns may not share an output: {log}");
+    assert!(log.contains(".campaign-state") && log.contains("another `output`"), "{log}");
     let rig = Rig::new(launcher, "");
     std::fs::remove_dir(rig.path("in")).unwrap();
     let (code, log) = rig.once();

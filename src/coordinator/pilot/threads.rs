@@ -11,7 +11,7 @@ use crate::report::status::{self, ArrivalsView, PilotStatus};
 use crate::store::claims::{self, Heartbeat};
 use crate::store::{Fs, Layout, fs};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -63,6 +63,7 @@ pub(super) fn bridge(
     settling: Arc<AtomicUsize>,
 ) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("bridge".into()).spawn(move || {
+        let mut told = BTreeSet::new();
         for event in events {
             let event = match event {
                 ArrivalEvent::Complete { scan, proof } => {
@@ -95,8 +96,11 @@ pub(super) fn bridge(
                     continue;
                 }
                 ArrivalEvent::Idle { commands, incomplete } => {
-                    for (stream, name, lacks) in &incomplete {
-                        tracing::warn!("left as it is: {stream}/{name}: {lacks}");
+                    for left in &incomplete {
+                        if told.insert(left.clone()) {
+                            let (stream, name, lacks) = left;
+                            tracing::warn!("left as it is: {stream}/{name}: {lacks}");
+                        }
                     }
                     Event::ArrivalsQuiet { obeyed: commands, incomplete: incomplete.len() }
                 }

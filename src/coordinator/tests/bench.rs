@@ -133,7 +133,7 @@ impl Bench {
             }
             Action::Quarantine { job, name, reason, .. } if self.instant_disk => {
                 self.quarantined.push((name, reason));
-                self.step(Event::Quarantined { job, result: Ok(()) });
+                self.step(Event::Quarantined { job, outcome: QuarantineOutcome::Done });
             }
             Action::Release { .. } => self.released += 1,
             Action::Tell { name, verdict, .. } => self.told.push((name, verdict)),

@@ -75,10 +75,15 @@ fn disk(b: &mut Bench, action: Action, success: bool, which: u8) {
         }
         Action::Quarantine { job, name, reason, .. } => {
             assert!(!reason.is_empty());
+            let outcome = match (success, which % 2) {
+                (true, _) => QuarantineOutcome::Done,
+                (_, 0) => QuarantineOutcome::Fenced,
+                _ => QuarantineOutcome::Storage(full()),
+            };
             if success {
                 b.quarantined.push((name, reason));
             }
-            b.step(Event::Quarantined { job, result: if success { Ok(()) } else { Err(full()) } });
+            b.step(Event::Quarantined { job, outcome });
         }
         Action::ProbeStorage => b.step(Event::StorageProbed { result: if success { Ok(()) } else { Err(full()) } }),
         other => panic!("not an order to the disk: {other:?}"),

@@ -367,7 +367,7 @@ fn late_and_unknown_messages_change_nothing() {
         Event::Started { worker: WorkerId(3), attempt: AttemptNo(1) },
         Event::WorkerLost { worker: WorkerId(9), reason: "?".into() },
         Event::Published { job: JobNo(4), outcome: PublishOutcome::Fenced },
-        Event::Quarantined { job: JobNo(4), result: Ok(()) },
+        Event::Quarantined { job: JobNo(4), outcome: QuarantineOutcome::Done },
         Event::Claimed { job: JobNo(4), outcome: ClaimOutcome::Published },
         Event::StorageProbed { result: Ok(()) },
         Event::Urgent { stream: "x".into(), name: "y".into() },
