@@ -23,9 +23,9 @@ test: setup ## run every test, for each MPI that is installed
 
 lint: setup ## formatting, clippy and documentation, warnings refused
 	@$(ENV) cargo fmt --all --check
-	@$(ENV) cargo clippy --locked --all-targets $$BEAMPILOT_FEATURES -- -D warnings
-	@$(ENV) cargo clippy --locked --all-targets --no-default-features -- -D warnings
-	@$(ENV) RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps $$BEAMPILOT_FEATURES
+	@$(ENV) cargo clippy --locked --workspace --all-targets $$BEAMPILOT_FEATURES -- -D warnings
+	@$(ENV) cargo clippy --locked --workspace --all-targets --no-default-features -- -D warnings
+	@$(ENV) RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps $$BEAMPILOT_FEATURES
 	@if command -v cargo-deny >/dev/null; then cargo deny check; else echo "lint: cargo-deny is not installed; skipped" >&2; fi
 	@if command -v shellcheck >/dev/null; then shellcheck -x scripts/*.sh .ci/run; else echo "lint: shellcheck is not installed; skipped" >&2; fi
 

@@ -79,6 +79,10 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
         let what = anyhow!("technique `{}` cannot be run on one scan; `tomography` can", args.technique);
         return Err(what).or_exit(Exit::Usage);
     }
+    if !args.scan.exists() {
+        let what = anyhow!("{}: there is no such file", args.scan.display());
+        return Err(what).or_exit(Exit::NoInput);
+    }
     let bar = if super::shows_progress() { ProgressBar::new(0) } else { ProgressBar::hidden() };
     bar.set_style(
         ProgressStyle::with_template("{bar:40} {pos}/{len} {msg}").unwrap_or_else(|_| ProgressStyle::default_bar()),
