@@ -271,4 +271,17 @@ mod tests {
         assert!(matches!(out.put(b"x"), Err(Fault::Storage(_))));
         assert!(matches!(out.put_f32(&[1.0; 1 << 22]), Err(Fault::Storage(_))));
     }
+
+    /// Another pilot took over and renamed staging away: a late writer must not make it again.
+    #[test]
+    fn staging_that_is_gone_is_not_made_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let staging = dir.path().join("staging");
+        for relative in ["parts/a.h5", "recon.h5"] {
+            assert!(write_new(&staging, relative, |_| Ok(())).is_err());
+        }
+        assert!(!staging.exists());
+        std::fs::create_dir(&staging).unwrap();
+        assert!(write_new(&staging, "parts/a.h5", |_| Ok(())).is_ok());
+    }
 }
