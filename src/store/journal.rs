@@ -7,7 +7,7 @@
 //! knows what reached the disk.
 
 use crate::coordinator::event::Entry;
-use crossbeam::channel::{Receiver, Sender};
+use crossbeam::channel::Receiver;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, Seek, SeekFrom, Write};
@@ -161,9 +161,6 @@ impl Writer {
         Ok(())
     }
 }
-
-/// A sender and a thread for `path`; see [`spawn`].
-pub type Handle = (Sender<Line>, std::thread::JoinHandle<()>);
 
 #[cfg(test)]
 mod tests {

@@ -63,6 +63,18 @@ fn folders_that_are_units_are_looked_through() {
 }
 
 #[test]
+fn a_scan_too_deep_is_refused_and_not_passed_over_in_silence() {
+    let mut r = Rig::new(FAST);
+    r.fs.write("near.h5", 1);
+    r.fs.write(&format!("{}far.h5", "d/".repeat(20)), 1);
+    r.run(5.0);
+    let heard = r.heard();
+    let refused = |line: &String| line.starts_with("rejected d/") && line.contains("nested more than 16 deep");
+    assert_eq!(heard.iter().filter(|l| refused(l)).count(), 1, "{heard:#?}");
+    assert!(heard.iter().any(|l| l.contains("near.h5")), "{heard:#?}");
+}
+
+#[test]
 fn a_watched_folder_that_goes_and_comes_back() {
     let mut r = Rig::new(FAST);
     r.fs.write("a.h5", 1);

@@ -6,22 +6,6 @@ use crate::worker::{ExecutorConfig, Services, topology};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-/// Why the ranks could not come together.
-#[derive(Debug, thiserror::Error)]
-pub enum JoinError {
-    /// They cannot work together.
-    #[error(transparent)]
-    Transport(#[from] TransportError),
-}
-
-impl JoinError {
-    /// True when starting again without changing anything will fail again.
-    pub fn is_configuration(&self) -> bool {
-        let Self::Transport(e) = self;
-        e.is_configuration()
-    }
-}
-
 /// Rank 0, ready to coordinate.
 pub struct Joined {
     /// To the workers.
@@ -45,14 +29,14 @@ fn default_workers() -> usize {
 ///
 /// # Errors
 /// Ranks of different builds or MPIs; threads that could not be started.
-pub fn join(workers: Option<NonZeroUsize>, services: Arc<dyn Services>) -> Result<Option<Joined>, JoinError> {
+pub fn join(workers: Option<NonZeroUsize>, services: Arc<dyn Services>) -> Result<Option<Joined>, TransportError> {
     match under_mpiexec()? {
         None => embedded(workers, services).map(Some),
         Some(_) => ranks(services),
     }
 }
 
-fn embedded(workers: Option<NonZeroUsize>, services: Arc<dyn Services>) -> Result<Joined, JoinError> {
+fn embedded(workers: Option<NonZeroUsize>, services: Arc<dyn Services>) -> Result<Joined, TransportError> {
     let n = workers.map_or_else(default_workers, NonZeroUsize::get);
     let share = topology::share(1, n);
     let config = |i: usize| {
@@ -64,7 +48,7 @@ fn embedded(workers: Option<NonZeroUsize>, services: Arc<dyn Services>) -> Resul
 }
 
 #[cfg(feature = "mpi")]
-fn ranks(services: Arc<dyn Services>) -> Result<Option<Joined>, JoinError> {
+fn ranks(services: Arc<dyn Services>) -> Result<Option<Joined>, TransportError> {
     use crate::transport::mpi;
     let session = mpi::connect(&mpi::Options::default())?;
     let share = session.share();
@@ -95,7 +79,7 @@ fn ranks(services: Arc<dyn Services>) -> Result<Option<Joined>, JoinError> {
 }
 
 #[cfg(not(feature = "mpi"))]
-fn ranks(_: Arc<dyn Services>) -> Result<Option<Joined>, JoinError> {
+fn ranks(_: Arc<dyn Services>) -> Result<Option<Joined>, TransportError> {
     // `under_mpiexec` refused already.
     Ok(None)
 }
