@@ -150,48 +150,38 @@ impl Disk {
         timeline: Timeline,
         items: String,
     ) -> PublishOutcome {
-        let tried = self.try_publish(key, scan, generation, staging, timeline, items);
-        tried.unwrap_or_else(|e| PublishOutcome::Storage(e.to_string()))
-    }
-
-    fn try_publish(
-        &self,
-        key: &str,
-        scan: &Scan,
-        generation: u32,
-        staging: &Path,
-        timeline: Timeline,
-        items: String,
-    ) -> io::Result<PublishOutcome> {
-        let fs = &*self.fs;
-        let (output, stem) = self.stem(&scan.stream, &scan.name)?;
-        let beat_age = self.last_beat.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
-        if beat_age > Observer::LEASE / 2 {
-            let what = "our heartbeat could not be written, others may have taken over";
-            return Ok(PublishOutcome::Storage(format!("{what} ({} s)", beat_age.as_secs())));
-        }
-        let changed = match self.input(scan) {
-            Ok(changed) => changed,
-            Err(why) => return Ok(PublishOutcome::Storage(why)),
-        };
-        if changed {
-            // Unless an earlier try of ours got through, whose answer was lost.
-            return Ok(match find_bundle(fs, &output, &stem, key)? {
-                Some(bundle) => self.published(key, scan, bundle, timeline, items)?,
-                None => PublishOutcome::Changed,
-            });
-        }
-        if !claims::is_mine(fs, &self.layout, key, generation)? {
-            return Ok(PublishOutcome::Fenced);
-        }
-        match publish(fs, &output, &stem, key, staging)? {
-            Publication::Done(bundle) => {
-                // Nothing is left there unless an earlier owner had published.
-                claims::fence(fs, &output, key, generation)?;
-                self.published(key, scan, bundle, timeline, items)
+        let tried = || -> io::Result<PublishOutcome> {
+            let fs = &*self.fs;
+            let (output, stem) = self.stem(&scan.stream, &scan.name)?;
+            let beat_age = self.last_beat.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
+            if beat_age > Observer::LEASE / 2 {
+                let what = "our heartbeat could not be written, others may have taken over";
+                return Ok(PublishOutcome::Storage(format!("{what} ({} s)", beat_age.as_secs())));
             }
-            Publication::Fenced => Ok(PublishOutcome::Fenced),
-        }
+            let changed = match self.input(scan) {
+                Ok(changed) => changed,
+                Err(why) => return Ok(PublishOutcome::Storage(why)),
+            };
+            if changed {
+                // Unless an earlier try of ours got through, whose answer was lost.
+                return Ok(match find_bundle(fs, &output, &stem, key)? {
+                    Some(bundle) => self.published(key, scan, bundle, timeline, items)?,
+                    None => PublishOutcome::Changed,
+                });
+            }
+            if !claims::is_mine(fs, &self.layout, key, generation)? {
+                return Ok(PublishOutcome::Fenced);
+            }
+            match publish(fs, &output, &stem, key, staging)? {
+                Publication::Done(bundle) => {
+                    // Nothing is left there unless an earlier owner had published.
+                    claims::fence(fs, &output, key, generation)?;
+                    self.published(key, scan, bundle, timeline, items)
+                }
+                Publication::Fenced => Ok(PublishOutcome::Fenced),
+            }
+        };
+        tried().unwrap_or_else(|e| PublishOutcome::Storage(e.to_string()))
     }
 
     fn published(
