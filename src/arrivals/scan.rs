@@ -118,10 +118,15 @@ impl Scan {
     /// A file that is gone counts as changed. Other errors (a failing filesystem) are returned: they say
     /// nothing about the input.
     pub fn changed(&self) -> io::Result<Option<PathBuf>> {
+        self.changed_by(&|path| Ok(FileStamp::from_metadata(path, &std::fs::metadata(path)?)))
+    }
+
+    /// [`Scan::changed`] with another way to look at a file.
+    pub fn changed_by(&self, stat: &dyn Fn(&Path) -> io::Result<FileStamp>) -> io::Result<Option<PathBuf>> {
         let members = self.members.iter().map(|s| (self.root.join(&s.path), s));
         let roles = self.roles.values().flatten().map(|s| (s.path.clone(), s));
         for (path, stamp) in members.chain(roles) {
-            if !still(&path, stamp)? {
+            if !still(stat, &path, stamp)? {
                 return Ok(Some(path));
             }
         }
@@ -129,9 +134,9 @@ impl Scan {
     }
 }
 
-fn still(path: &Path, stamp: &FileStamp) -> io::Result<bool> {
-    match std::fs::metadata(path) {
-        Ok(meta) => Ok(FileStamp::from_metadata(stamp.path.clone(), &meta) == *stamp),
+fn still(stat: &dyn Fn(&Path) -> io::Result<FileStamp>, path: &Path, stamp: &FileStamp) -> io::Result<bool> {
+    match stat(path) {
+        Ok(now) => Ok(FileStamp { path: stamp.path.clone(), ..now } == *stamp),
         Err(e) if e.kind() == io::ErrorKind::NotFound || e.kind() == io::ErrorKind::NotADirectory => Ok(false),
         Err(e) => Err(e),
     }

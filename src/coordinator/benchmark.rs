@@ -5,9 +5,9 @@
 //! Round trip: stages of one task each, from handing the task to the transport to taking its result from it.
 
 use super::core::{Core, Limits, StreamSpec};
-use super::disk::DiskOrders;
 use super::driver::{Clock, Driver, Mailbox};
 use super::event::*;
+use super::lanes::DiskOrders;
 use super::queue::Order;
 use crate::arrivals::scan::Scan;
 use crate::store::journal;
@@ -117,7 +117,7 @@ impl DiskOrders for InstantDisk {
     fn perform(&self, action: Action) -> Option<Action> {
         match action {
             Action::Claim { job, .. } => {
-                let outcome = ClaimOutcome::Won { generation: 1, staging: "/nowhere".into() };
+                let outcome = ClaimOutcome::Won { generation: 1, staging: "/nowhere".into(), deaths: 0, adopted: None };
                 self.mailbox.post(Event::Claimed { job, outcome });
             }
             Action::Publish { job, .. } => {
@@ -125,7 +125,7 @@ impl DiskOrders for InstantDisk {
                 self.mailbox
                     .post(Event::Published { job, outcome: PublishOutcome::Done { bundle: "/nowhere".into() } });
             }
-            Action::Release { .. } => {}
+            Action::Release { .. } | Action::SavePlan { .. } => {}
             other => return Some(other),
         }
         None
@@ -227,7 +227,8 @@ pub fn run(
     let file = scratch.join("dispatch.jsonl");
     let (to_file, file_lines) = unbounded();
     let post = mailbox.clone();
-    let writer = journal::spawn(file.clone(), file_lines, move |d| post.post_durable(d))?;
+    let fs: Arc<dyn crate::store::Fs> = Arc::new(crate::store::RealFs);
+    let writer = journal::spawn(&fs, file.clone(), file_lines, move |d| post.post_durable(d))?;
     let relay = {
         let (post, on) = (mailbox.clone(), journalled.clone());
         std::thread::Builder::new().name("relay".into()).spawn(move || {

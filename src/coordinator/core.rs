@@ -264,6 +264,7 @@ impl Core {
             Event::StorageTrouble { message } => self.pause_storage(now, message),
             Event::Urgent { stream, name } => self.on_urgent(&stream, &name),
             Event::Drain => self.draining = true,
+            Event::Stop => self.draining = true,
         }
     }
 
@@ -481,14 +482,26 @@ impl Core {
             return;
         };
         match outcome {
-            ClaimOutcome::Won { generation, staging } => {
+            ClaimOutcome::Won { generation, staging, deaths, adopted } => {
                 job.claim = Some(Claim { generation, staging });
                 job.timeline.claimed = now;
+                job.deaths = deaths;
                 job.phase = Phase::Planning;
                 job.epoch += 1;
-                job.add_task(control_task(TaskKind::Plan, Vec::new()), 0);
                 self.record(Entry::Claimed { job: no.0, generation });
-                self.place(now, no);
+                if deaths >= self.limits.max_deaths {
+                    let why = format!("{deaths} pilots died for no known reason while they held it");
+                    return self.quarantine(now, no, why);
+                }
+                match adopted {
+                    Some(adopted) => self.resume(now, no, *adopted),
+                    None => {
+                        if let Some(job) = self.jobs.get_mut(&no) {
+                            job.add_task(control_task(TaskKind::Plan, Vec::new()), 0);
+                        }
+                        self.place(now, no);
+                    }
+                }
                 self.make_way(now, no);
             }
             ClaimOutcome::Foreign { owner } => {

@@ -1,22 +1,20 @@
-//! The coordinator's I/O pool: claims, publication, quarantine, release and the storage probe.
+//! The coordinator's disk operations: claims, publication, quarantine, release, sweep and the storage probe.
 //!
-//! Each call may hang or fail with its effect unknown; its completion is an event for the core. Orders about
-//! one key run on one thread in the order given, so that a release is done before the next claim of that key
-//! is tried. Other keys do not wait, up to the number of lanes.
+//! Each call may hang or fail with its effect unknown; its completion is an event for the core ([`super::lanes`] runs
+//! them in threads). Everything goes through [`Fs`] and [`Host`], so that the simulator runs this very code.
 
-use super::driver::Mailbox;
 use super::event::*;
 use crate::arrivals::scan::{InputVersion, Scan};
 use crate::publish::{Publication, find_bundle, publish};
 use crate::store::claims::{self, Identity, Observer, Tried};
 use crate::store::records::{self, Published, Quarantined};
-use crate::store::{Fs, Layout, layout};
-use crossbeam::channel::{Sender, unbounded};
+use crate::store::replay::Finished;
+use crate::store::{Fs, Host, Layout, layout, takeover};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::Duration;
 
 /// What the pool must know of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +29,8 @@ pub struct StreamPlace {
 pub struct Disk {
     /// Filesystem.
     pub fs: Arc<dyn Fs>,
+    /// Clocks, and whether processes are dead.
+    pub host: Arc<dyn Host>,
     /// State folder.
     pub layout: Layout,
     /// Us.
@@ -39,19 +39,28 @@ pub struct Disk {
     pub streams: BTreeMap<String, StreamPlace>,
     /// Heartbeats of others.
     pub observer: Mutex<Observer>,
-    /// When our own heartbeat was last written.
-    pub last_beat: Mutex<Instant>,
+    /// When our own heartbeat was last written, by [`Host::mono`].
+    pub last_beat: Mutex<Duration>,
+    /// Journals of dead pilots, read once.
+    pub journals: Mutex<BTreeMap<String, Arc<Finished>>>,
 }
 
 /// Bytes that must be free before work resumes after a full disk.
 const ROOM: u64 = 64 << 20;
 
-fn now_ms() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
 impl Disk {
+    /// The operations of a pilot that begins now.
+    pub fn new(
+        fs: Arc<dyn Fs>,
+        host: Arc<dyn Host>,
+        layout: Layout,
+        me: Identity,
+        streams: BTreeMap<String, StreamPlace>,
+    ) -> Self {
+        let last_beat = Mutex::new(host.mono());
+        Self { fs, host, layout, me, streams, observer: Mutex::default(), last_beat, journals: Mutex::default() }
+    }
+
     fn place(&self, stream: &str) -> io::Result<&StreamPlace> {
         self.streams.get(stream).ok_or_else(|| io::Error::other(format!("stream {stream} is unknown")))
     }
@@ -78,14 +87,14 @@ impl Disk {
             };
             let beat = claims::heartbeat(&*self.fs, &self.layout, pilot).ok().map(|b| b.beat);
             let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
-            observer.is_expired(pilot, beat, Instant::now());
+            observer.is_expired(pilot, beat, self.host.mono());
         }
         Ok(())
     }
 
     /// What the input says: `Ok(None)` unchanged; an input that cannot be looked at is its own fault.
     fn input(&self, scan: &Scan) -> Result<bool, String> {
-        match scan.changed() {
+        match scan.changed_by(&|path| self.fs.stat(path)) {
             Ok(changed) => Ok(changed.is_some()),
             Err(e) if crate::technique::is_storage_error(&e) => Err(e.to_string()),
             // Whatever keeps us from looking (rights, most often) is a change since arrivals looked.
@@ -106,21 +115,28 @@ impl Disk {
         let tried = {
             // A poisoned observer only lost observations.
             let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
-            claims::try_claim(fs, &self.layout, &self.me, key, &mut observer, now_ms())?
+            claims::try_claim(fs, &*self.host, &self.layout, &self.me, key, &mut observer)?
         };
-        let generation = match tried {
-            Tried::Won(generation) => generation,
+        let won = match tried {
+            Tried::Won(won) => won,
             Tried::Foreign(owner) => return Ok(ClaimOutcome::Foreign { owner }),
         };
+        let generation = won.generation;
         // The owner before us may have finished while we looked.
-        if let Some(done) = self.verdict(key)? {
+        if generation > 1
+            && let Some(done) = self.verdict(key)?
+        {
             return Ok(done);
         }
         let (output, stem) = self.stem(&scan.stream, &scan.name)?;
-        fs.make_dirs(&output)?;
         let staging = match claims::prepare_staging(fs, &output, key, generation) {
             // Ours from a try whose answer was lost: nothing has been written there yet.
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => layout::staging(&output, key, generation),
+            // The first scan of its stream.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                fs.make_dirs(&output)?;
+                claims::prepare_staging(fs, &output, key, generation)?
+            }
             other => other?,
         };
         // After the predecessor's staging is out of its reach: what it published, it published before.
@@ -129,7 +145,38 @@ impl Disk {
             self.put_published(key, scan, &bundle, None, None, String::new())?;
             return Ok(ClaimOutcome::Published);
         }
-        Ok(ClaimOutcome::Won { generation, staging })
+        let previous = won.previous.filter(|p| p.writers_gone);
+        let adopted = previous.and_then(|p| {
+            let finished = self.finished(&p.pilot)?;
+            takeover::adopt(fs, &output, key, generation - 1, &staging, &finished)
+        });
+        // What is left of earlier owners is only space.
+        for old in 1..generation {
+            claims::fence(fs, &output, key, old)?;
+        }
+        Ok(ClaimOutcome::Won { generation, staging, deaths: won.deaths, adopted: adopted.map(Box::new) })
+    }
+
+    /// What a dead pilot had finished; `None` when its journal cannot be read, which costs only time.
+    fn finished(&self, pilot: &str) -> Option<Arc<Finished>> {
+        let known = || self.journals.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(finished) = known().get(pilot) {
+            return Some(finished.clone());
+        }
+        match Finished::read(&*self.fs, &self.layout, pilot) {
+            Ok(finished) => {
+                if finished.damaged > 0 {
+                    tracing::warn!(pilot, lines = finished.damaged, "damaged lines in the journal of a dead pilot");
+                }
+                let finished = Arc::new(finished);
+                known().insert(pilot.to_owned(), finished.clone());
+                Some(finished)
+            }
+            Err(e) => {
+                tracing::warn!(pilot, error = %e, "the journal of a dead pilot cannot be read; its work is done again");
+                None
+            }
+        }
     }
 
     fn verdict(&self, key: &str) -> io::Result<Option<ClaimOutcome>> {
@@ -153,7 +200,8 @@ impl Disk {
         let tried = || -> io::Result<PublishOutcome> {
             let fs = &*self.fs;
             let (output, stem) = self.stem(&scan.stream, &scan.name)?;
-            let beat_age = self.last_beat.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
+            let last_beat = *self.last_beat.lock().unwrap_or_else(PoisonError::into_inner);
+            let beat_age = self.host.mono().saturating_sub(last_beat);
             if beat_age > Observer::LEASE / 2 {
                 let what = "our heartbeat could not be written, others may have taken over";
                 return Ok(PublishOutcome::Storage(format!("{what} ({} s)", beat_age.as_secs())));
@@ -192,7 +240,7 @@ impl Disk {
         timeline: Timeline,
         items: String,
     ) -> io::Result<PublishOutcome> {
-        let lag = timeline.lag(Time::from_ms(now_ms()));
+        let lag = timeline.lag(Time::from_ms(self.host.wall_ms()));
         let preview_s = timeline.previewed.map(|t| t.since_s(timeline.last_byte));
         self.put_published(key, scan, &bundle, Some(lag), preview_s, items)?;
         Ok(PublishOutcome::Done { bundle })
@@ -214,7 +262,7 @@ impl Disk {
             input_version: scan.version().to_string(),
             own_version: Some(scan.own_version().to_string()),
             bundle: bundle.display().to_string(),
-            published_ms: now_ms(),
+            published_ms: self.host.wall_ms(),
             last_byte_ms: scan.last_byte_ms,
             lag,
             preview_s,
@@ -241,7 +289,7 @@ impl Disk {
             input_version: versions.0.map(|v| v.to_string()),
             own_version: versions.1.map(|v| v.to_string()),
             reason: reason.to_owned(),
-            at_ms: now_ms(),
+            at_ms: self.host.wall_ms(),
             pilot: self.me.pilot.clone(),
         };
         let put = || -> io::Result<QuarantineOutcome> {
@@ -250,7 +298,8 @@ impl Disk {
             }
             records::put_quarantined(&*self.fs, &self.layout, &record)?;
             if generation > 0 {
-                claims::fence(&*self.fs, &self.place(stream)?.output, key, generation)?;
+                // The record keeps others away; the claim must not, once a person releases the scan.
+                claims::release(&*self.fs, &self.layout, &self.place(stream)?.output, key, generation)?;
             }
             Ok(QuarantineOutcome::Done)
         };
@@ -262,6 +311,20 @@ impl Disk {
         let Some(output) = staging.parent() else { return };
         if let Err(e) = claims::release(&*self.fs, &self.layout, output, key, generation) {
             tracing::warn!(key, error = %e, "a claim could not be given back; it ends with this pilot");
+        }
+    }
+
+    /// Gives a claim up whose finished parts stay for the next owner; its writers are reaped.
+    pub fn hand_over(&self, key: &str, generation: u32) {
+        if let Err(e) = claims::hand_over(&*self.fs, &self.layout, key, generation) {
+            tracing::warn!(key, error = %e, "a claim could not be handed over; it ends with this pilot");
+        }
+    }
+
+    /// Carries out [`Action::SavePlan`].
+    pub fn save_plan(&self, key: &str, staging: &Path, plan: &crate::technique::plan::Plan) {
+        if let Err(e) = takeover::save_plan(&*self.fs, staging, key, plan) {
+            tracing::debug!(key, error = %e, "the plan could not be saved; a next owner begins anew");
         }
     }
 
@@ -284,7 +347,7 @@ impl Disk {
         }
         let claim = name.strip_prefix(".staging-").and_then(|rest| rest.rsplit_once('.'));
         let Some((key, generation)) = claim.and_then(|(key, g)| Some((key, g.parse().ok()?))) else { return Ok(()) };
-        if claims::is_abandoned(&*self.fs, &self.layout, key, generation)? {
+        if claims::is_abandoned(&*self.fs, &*self.host, &self.layout, key, generation)? {
             tracing::info!(key, "removing what a dead pilot left");
             claims::fence(&*self.fs, output, key, generation)?;
         }
@@ -298,8 +361,8 @@ impl Disk {
         folders.sort();
         folders.dedup();
         for folder in folders {
-            let file = crate::store::fs::aside(&folder.join("storage-probe"));
-            let tried = || -> io::Result<u64> {
+            let file = crate::store::fs::aside(&*self.fs, &folder.join("storage-probe"));
+            let tried = || -> io::Result<(u64, u64)> {
                 if folder == self.layout.state {
                     // Claims that are gone cannot be made again: others may hold them elsewhere.
                     self.fs.list(&folder.join("claims"))?;
@@ -313,7 +376,7 @@ impl Disk {
             };
             match tried() {
                 // A small test filesystem never has so much: half of nothing must not stop it for ever.
-                Ok(free) if free < ROOM.min(self.total(&folder) / 20) => {
+                Ok((free, size)) if free < ROOM.min(size / 20) => {
                     return Err(format!("{}: only {} MiB free", folder.display(), free >> 20));
                 }
                 Ok(_) => {}
@@ -321,96 +384,6 @@ impl Disk {
             }
         }
         Ok(())
-    }
-
-    fn total(&self, folder: &Path) -> u64 {
-        rustix::fs::statvfs(folder).map_or(u64::MAX, |s| s.f_blocks.saturating_mul(s.f_frsize))
-    }
-}
-
-type Work = Box<dyn FnOnce() + Send>;
-
-/// Threads that carry out disk orders; orders of one key stay in order.
-pub struct DiskPool {
-    disk: Arc<Disk>,
-    lanes: Vec<Sender<Work>>,
-    mailbox: Mailbox,
-}
-
-impl DiskPool {
-    /// Lanes of the pool: enough that one hanging call does not stop the rest.
-    const LANES: usize = 4;
-
-    /// Starts the threads.
-    pub fn spawn(disk: Arc<Disk>, mailbox: Mailbox) -> io::Result<Self> {
-        let mut lanes = Vec::new();
-        for n in 0..Self::LANES {
-            let (tx, rx) = unbounded::<Work>();
-            let lane = std::thread::Builder::new().name(format!("disk-{n}"));
-            lane.spawn(move || rx.into_iter().for_each(|work| work()))?;
-            lanes.push(tx);
-        }
-        Ok(Self { disk, lanes, mailbox })
-    }
-
-    /// Runs `work` on the lane of `key`.
-    pub fn run(&self, key: &str, work: impl FnOnce(&Disk, &Mailbox) + Send + 'static) {
-        let lane = crc32fast::hash(key.as_bytes()) as usize % self.lanes.len();
-        let (disk, mailbox) = (self.disk.clone(), self.mailbox.clone());
-        // The lanes live as long as the pool.
-        let _ = self.lanes[lane].send(Box::new(move || work(&disk, &mailbox)));
-    }
-}
-
-/// Who carries out orders for the disk: the pool, or a stand-in that answers at once.
-pub trait DiskOrders {
-    /// Carries out an order, or gives it back when it is none for the disk.
-    fn perform(&self, action: Action) -> Option<Action>;
-    /// Waits until every order given so far is done, at most `longest`; false when that was not enough.
-    fn flush(&self, longest: std::time::Duration) -> bool;
-}
-
-impl DiskOrders for DiskPool {
-    fn perform(&self, action: Action) -> Option<Action> {
-        match action {
-            Action::Claim { job, key, scan } => self.run(&key.clone(), move |disk, mail| {
-                let outcome = disk.claim(&key, &scan);
-                mail.post(Event::Claimed { job, outcome });
-            }),
-            Action::Publish { job, key, scan, generation, staging, timeline, items } => {
-                self.run(&key.clone(), move |disk, mail| {
-                    let outcome = disk.publish(&key, &scan, generation, &staging, timeline, items);
-                    mail.post(Event::Published { job, outcome });
-                });
-            }
-            Action::Quarantine { job, key, stream, name, version, own_version, generation, reason, .. } => {
-                self.run(&key.clone(), move |disk, mail| {
-                    let versions = (version, own_version);
-                    let outcome = disk.quarantine(&key, &stream, &name, versions, generation, &reason);
-                    mail.post(Event::Quarantined { job, outcome });
-                });
-            }
-            Action::Release { key, generation, staging } => {
-                self.run(&key.clone(), move |disk, _| disk.release(&key, generation, &staging));
-            }
-            Action::ProbeStorage => self.run("", |disk, mail| {
-                mail.post(Event::StorageProbed { result: disk.probe() });
-            }),
-            other => return Some(other),
-        }
-        None
-    }
-
-    fn flush(&self, longest: std::time::Duration) -> bool {
-        let (tx, rx) = unbounded();
-        for lane in &self.lanes {
-            let tx = tx.clone();
-            let _ = lane.send(Box::new(move || {
-                let _ = tx.send(());
-            }));
-        }
-        let end = std::time::Instant::now() + longest;
-        (0..self.lanes.len()).all(|_| rx.recv_deadline(end).is_ok())
     }
 }
 

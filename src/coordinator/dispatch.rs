@@ -165,8 +165,10 @@ impl Core {
         let plan = output.plan.clone();
         let rank = attempt.worker.0;
         let kept = TaskOutput { plan: None, ..output };
-        job.records.push(TaskRecord { stage: stage_no, label: label.clone(), kind, host, rank, output: kept });
-        let seq = self.record(Entry::Task { job: at.0, label, attempt: no.0, worker: rank });
+        let done = TaskRecord { stage: stage_no, label: label.clone(), kind, host, rank, output: kept };
+        let record = (kind != TaskKind::Noop).then(|| Box::new(done.clone()));
+        job.records.push(done);
+        let seq = self.record(Entry::Task { job: at.0, label, attempt: no.0, worker: rank, record });
         match kind {
             TaskKind::Plan => self.on_plan(now, at, plan),
             TaskKind::Preview => {
@@ -187,7 +189,7 @@ impl Core {
         }
     }
 
-    fn on_plan(&mut self, now: Time, no: JobNo, plan: Option<Plan>) {
+    pub(super) fn on_plan(&mut self, now: Time, no: JobNo, plan: Option<Plan>) {
         let Some(job) = self.jobs.get_mut(&no) else { return };
         let checked = plan.ok_or_else(|| "the technique returned no plan".to_owned());
         let checked = checked.and_then(|p| check_plan(&p, &job.tasks).map(|()| p).map_err(|e| e.to_string()));
@@ -202,7 +204,15 @@ impl Core {
             job.add_task(preview, 0);
         }
         job.progress.1 += plan.stages.iter().skip(1).map(|s| s.tasks.len() as u64).sum::<u64>();
+        let save = job.claim.as_ref().map(|c| Action::SavePlan {
+            key: job.key.clone(),
+            staging: c.staging.clone(),
+            plan: Box::new(plan.clone()),
+        });
         job.plan = Some(plan);
+        // Adopted plans are on disk already; without tasks to adopt there is nothing to save one for.
+        let first = job.adopted.is_empty();
+        save.filter(|_| first).into_iter().for_each(|action| self.order(action));
         self.enter_stage(now, no, 0);
     }
 
@@ -243,6 +253,7 @@ impl Core {
                 let at = u32::try_from(stage).unwrap_or(u32::MAX);
                 tasks.into_iter().for_each(|t| job.add_task(t, at));
                 self.place(now, no);
+                self.take_adopted(now, no);
             }
             None => {
                 job.open = 0;
@@ -252,7 +263,7 @@ impl Core {
     }
 
     /// Moves on when the present stage is done: decide, next stage, finish.
-    fn advance(&mut self, now: Time, no: JobNo) {
+    pub(super) fn advance(&mut self, now: Time, no: JobNo) {
         let Some(job) = self.jobs.get_mut(&no) else { return };
         let Phase::Working { stage, deciding } = job.phase else { return };
         if job.open > 0 || deciding {

@@ -4,8 +4,8 @@
 //! journal's thread and the status writer do.
 
 use super::core::Core;
-use super::disk::DiskOrders;
 use super::event::*;
+use super::lanes::DiskOrders;
 use super::view::View;
 use crate::arrivals::scan::InputVersion;
 use crate::store::journal::{Durable, Line};

@@ -7,7 +7,8 @@
 //! - Nothing here holds a clock: time is an argument of `step`.
 
 use crate::arrivals::scan::{InputVersion, Scan};
-use crate::technique::plan::{Fault, JobContext, TaskOutput, TaskSpec};
+use crate::store::takeover::Adopted;
+use crate::technique::plan::{Fault, JobContext, Plan, TaskOutput, TaskRecord, TaskSpec};
 use crate::transport::WorkerId;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -58,7 +59,7 @@ pub enum Check {
 }
 
 /// What came of an attempt to own a job.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum ClaimOutcome {
     /// Ours; staging exists.
     Won {
@@ -66,6 +67,10 @@ pub enum ClaimOutcome {
         generation: u32,
         /// Absolute staging folder, made for this generation.
         staging: PathBuf,
+        /// Earlier owners that died for no known reason while they held it.
+        deaths: u32,
+        /// What an earlier owner finished; its files are in `staging`.
+        adopted: Option<Box<Adopted>>,
     },
     /// Another living pilot has it.
     Foreign {
@@ -211,8 +216,10 @@ pub enum Event {
         /// Scan name.
         name: String,
     },
-    /// Start nothing more; end when what runs has ended.
+    /// Claim nothing more, finish what is held as far as time allows, then end.
     Drain,
+    /// End now: nothing more is started or waited for. What is finished stays for the next owner.
+    Stop,
     /// A deadline of [`crate::coordinator::core::Core::next_deadline`] has come.
     Tick,
 }
@@ -252,6 +259,9 @@ pub enum Entry {
         attempt: u64,
         /// Worker.
         worker: u32,
+        /// What it reported; the next owner adopts it. No-ops leave it out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        record: Option<Box<TaskRecord>>,
     },
     /// A try failed.
     Failed {
@@ -393,6 +403,15 @@ pub enum Action {
         staging: Option<PathBuf>,
         /// For the scientist.
         reason: String,
+    },
+    /// Save the plan beside the parts, for the next owner should this one die.
+    SavePlan {
+        /// The job's key.
+        key: String,
+        /// Our staging.
+        staging: PathBuf,
+        /// The plan.
+        plan: Box<Plan>,
     },
     /// Give up the claim; staging goes.
     Release {

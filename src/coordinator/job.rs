@@ -127,6 +127,8 @@ pub struct Job {
     pub deaths: u32,
     /// News of the scan that wait until the disk has answered for this job.
     pub successor: Option<Box<super::event::Event>>,
+    /// What an earlier owner finished and this one has not come to yet, by label.
+    pub adopted: BTreeMap<String, TaskRecord>,
     /// Tasks done and tasks known, for progress.
     pub progress: (u64, u64),
 }
@@ -155,6 +157,7 @@ impl Job {
             place: None,
             deaths: 0,
             successor: None,
+            adopted: BTreeMap::new(),
             progress: (0, 0),
         }
     }

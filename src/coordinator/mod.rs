@@ -3,6 +3,7 @@
 //! `core`, `dispatch`, `job`, `queue`, `workers`, `event` and `view` import no clock, thread, filesystem or MPI
 //! item: `tests::the_core_is_pure` reads their source and says so.
 
+mod adoption;
 pub mod benchmark;
 pub mod core;
 pub mod disk;
@@ -10,6 +11,7 @@ mod dispatch;
 pub mod driver;
 pub mod event;
 pub mod job;
+pub mod lanes;
 pub mod pilot;
 pub mod queue;
 pub mod view;

@@ -11,8 +11,9 @@ pub use join::{Joined, join};
 pub use services::PilotServices;
 
 use super::core::{Core, Limits, StreamSpec};
-use super::disk::{Disk, DiskPool, StreamPlace};
+use super::disk::{Disk, StreamPlace};
 use super::driver::{Clock, Driver, Mailbox};
+use super::lanes::DiskPool;
 use super::queue;
 use crate::arrivals::scan::InputVersion;
 use crate::arrivals::{self, ArrivalCommand, Known, StreamWatch};
@@ -20,18 +21,18 @@ use crate::campaign::{self, Campaign, CampaignErrors};
 use crate::coordinator::core::Counts;
 use crate::coordinator::event::Verdict;
 use crate::report::progress::Progress;
-use crate::store::claims::{Identity, Observer};
+use crate::store::claims::Identity;
 use crate::store::fs::create_whole;
 use crate::store::layout::LayoutError;
 use crate::store::records::{self, Published, Quarantined};
-use crate::store::{Fs, Layout, RealFs, journal};
+use crate::store::{Fs, Layout, RealFs, RealHost, journal};
 use crate::technique;
 use crossbeam::channel::{bounded, unbounded};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How to run.
 #[derive(Debug, Clone, Default)]
@@ -174,20 +175,14 @@ pub fn run(campaign: &Campaign, id: &str, joined: Joined, options: &Options) -> 
         let place = StreamPlace { output: s.results(), pattern: s.pattern.source().to_owned() };
         (s.name.clone(), place)
     });
-    let disk = Arc::new(Disk {
-        fs: fs.clone(),
-        layout: layout.clone(),
-        me: me.clone(),
-        streams: places.collect(),
-        observer: Observer::default().into(),
-        last_beat: Instant::now().into(),
-    });
+    let host = Arc::new(RealHost);
+    let disk = Arc::new(Disk::new(fs.clone(), host, layout.clone(), me.clone(), places.collect()));
     let pool = io_at("disk threads", DiskPool::spawn(disk.clone(), mailbox.clone()))?;
     pool.run("sweep", |disk, _| disk.sweep());
 
     let (lines, lines_in) = unbounded();
     let post = mailbox.clone();
-    let journal = io_at("journal", journal::spawn(layout.journal(id), lines_in, move |d| post.post_durable(d)))?;
+    let journal = io_at("journal", journal::spawn(&fs, layout.journal(id), lines_in, move |d| post.post_durable(d)))?;
 
     let (arrival_events, arrivals_in) = bounded(10_000);
     let (commands, commands_in) = unbounded();

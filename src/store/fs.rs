@@ -1,12 +1,13 @@
-//! The few filesystem calls that claims, publishing and records are made of.
+//! The few filesystem calls that claims, publishing, sweeping, records and the journal are made of.
 //!
 //! Contract: each call is one operation that may fail, hang or end with its effect unknown; callers re-read
-//! after an error instead of trusting it. [`RealFs`] is the filesystem; tests wrap it to fail, or to stop
-//! between any two calls.
+//! after an error instead of trusting it. [`RealFs`] is the filesystem; tests wrap it to fail, and the simulator
+//! ([`crate::sim`]) stops, pauses or kills between any two calls.
 
+use crate::arrivals::scan::FileStamp;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -36,8 +37,30 @@ pub trait Fs: Send + Sync {
     fn exists(&self, path: &Path) -> io::Result<bool>;
     /// Makes the folder's entries durable.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
-    /// Bytes free to us on the filesystem of `path`.
-    fn free_bytes(&self, path: &Path) -> io::Result<u64>;
+    /// Bytes free to us on the filesystem of `path`, and its size.
+    fn free_bytes(&self, path: &Path) -> io::Result<(u64, u64)>;
+    /// A file as it is now, symbolic links followed; the stamp carries `path`.
+    fn stat(&self, path: &Path) -> io::Result<FileStamp>;
+    /// Opens a file for its only writer, made when it is not there; the journal's.
+    fn open_log(&self, path: &Path) -> io::Result<Box<dyn Log>>;
+    /// A word that no other process or thread puts into a name.
+    fn unique(&self) -> String;
+}
+
+/// A file held open by its only writer.
+pub trait Log: Send {
+    /// Writes `bytes` at `offset`, ends the file behind them and syncs it. After an error nobody knows what reached
+    /// the disk from `offset` on.
+    fn write_tail(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+}
+
+impl Log for File {
+    fn write_tail(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.write_all_at(bytes, offset)?;
+        // Over what a failed try may have left behind.
+        self.set_len(offset + bytes.len() as u64)?;
+        self.sync_data()
+    }
 }
 
 /// The filesystem itself.
@@ -100,26 +123,35 @@ impl Fs for RealFs {
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         File::open(path)?.sync_all()
     }
-    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+    fn free_bytes(&self, path: &Path) -> io::Result<(u64, u64)> {
         let stat = rustix::fs::statvfs(path)?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        Ok((stat.f_bavail.saturating_mul(stat.f_frsize), stat.f_blocks.saturating_mul(stat.f_frsize)))
+    }
+    fn stat(&self, path: &Path) -> io::Result<FileStamp> {
+        Ok(FileStamp::from_metadata(path, &std::fs::metadata(path)?))
+    }
+    fn open_log(&self, path: &Path) -> io::Result<Box<dyn Log>> {
+        Ok(Box::new(OpenOptions::new().create(true).write(true).truncate(false).open(path)?))
+    }
+    fn unique(&self) -> String {
+        let n = ASIDE.fetch_add(1, Ordering::Relaxed);
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        format!("{host}-{}-{n}", std::process::id())
     }
 }
 
 static ASIDE: AtomicU64 = AtomicU64::new(0);
 
 /// A name beside `path` that no other process or thread uses.
-pub fn aside(path: &Path) -> PathBuf {
-    let n = ASIDE.fetch_add(1, Ordering::Relaxed);
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+pub fn aside(fs: &dyn Fs, path: &Path) -> PathBuf {
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let short: String = name.chars().take(120).collect();
-    path.with_file_name(format!(".tmp-{short}-{host}-{}-{n}", std::process::id()))
+    path.with_file_name(format!(".tmp-{short}-{}", fs.unique()))
 }
 
 /// Replaces a file: written aside, synced, renamed onto its name.
 pub fn replace(fs: &dyn Fs, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let temporary = aside(path);
+    let temporary = aside(fs, path);
     let done = fs.write_new(&temporary, bytes).and_then(|()| fs.rename(&temporary, path));
     if done.is_err() {
         // What is left aside is swept with other temporaries; the first error is the one to tell.
@@ -131,7 +163,7 @@ pub fn replace(fs: &dyn Fs, path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// Creates a file whole or not at all: written aside, then link(2) onto the name. `Ok(false)` when the name
 /// was taken.
 pub fn create_whole(fs: &dyn Fs, path: &Path, bytes: &[u8]) -> io::Result<bool> {
-    let temporary = aside(path);
+    let temporary = aside(fs, path);
     let linked = fs.write_new(&temporary, bytes).and_then(|()| match fs.link(&temporary, path) {
         Ok(()) => Ok(true),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),

@@ -6,12 +6,13 @@
 //! memory and everything after the last durable byte is written again, because after a failed sync nobody
 //! knows what reached the disk.
 
+use super::fs::{Fs, Log};
 use crate::coordinator::event::Entry;
 use crossbeam::channel::Receiver;
 use serde::{Deserialize, Serialize};
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, Seek, SeekFrom, Write};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A line to append.
@@ -89,45 +90,56 @@ pub struct Found {
     pub damaged: usize,
 }
 
+/// Largest journal that is read, bytes.
+const MOST: u64 = 4 << 30;
+
 /// Reads a journal, tolerating damage anywhere.
-pub fn read(path: &Path) -> io::Result<Found> {
+///
+/// # Errors
+/// The file cannot be read at all.
+pub fn read(fs: &dyn Fs, path: &Path) -> io::Result<Found> {
+    let bytes = fs.read(path, MOST)?;
     let mut found = Found::default();
-    let mut reader = io::BufReader::new(File::open(path)?);
-    let mut raw = Vec::new();
-    loop {
-        raw.clear();
-        if io::Read::take(&mut reader, 1 << 20).read_until(b'\n', &mut raw)? == 0 {
-            return Ok(found);
-        }
-        match decode(&raw) {
+    for raw in bytes.split_inclusive(|b| *b == b'\n') {
+        match decode(raw) {
             Some(line) if found.lines.last().is_none_or(|l| l.seq < line.seq) => found.lines.push(line),
             _ => found.damaged += 1,
         }
     }
+    Ok(found)
 }
 
 /// Starts the thread. It ends when the sending side is dropped and everything is durable, or when it is told
 /// to by dropping the receiver of `report`.
 pub fn spawn(
+    fs: &Arc<dyn Fs>,
     path: PathBuf,
     lines: Receiver<Line>,
     report: impl Fn(Durable) -> bool + Send + 'static,
 ) -> io::Result<std::thread::JoinHandle<()>> {
-    let file = OpenOptions::new().create(true).append(false).write(true).truncate(false).open(&path)?;
-    std::thread::Builder::new()
-        .name("journal".into())
-        .spawn(move || Writer { path, file, durable: 0 }.run(&lines, &report))
+    let mut writer = Writer::open(&**fs, path)?;
+    std::thread::Builder::new().name("journal".into()).spawn(move || writer.run(&lines, &report))
 }
 
-struct Writer {
+/// The end of a journal that its owner writes.
+pub struct Writer {
     path: PathBuf,
-    file: File,
+    file: Box<dyn Log>,
     /// Bytes known to be on disk.
     durable: u64,
 }
 
 impl Writer {
-    fn run(mut self, lines: &Receiver<Line>, report: &impl Fn(Durable) -> bool) {
+    /// Opens a new journal.
+    ///
+    /// # Errors
+    /// What the filesystem says.
+    pub fn open(fs: &dyn Fs, path: PathBuf) -> io::Result<Self> {
+        let file = fs.open_log(&path)?;
+        Ok(Self { path, file, durable: 0 })
+    }
+
+    fn run(&mut self, lines: &Receiver<Line>, report: &impl Fn(Durable) -> bool) {
         let mut group = Vec::with_capacity(1 << 16);
         while let Ok(first) = lines.recv() {
             group.clear();
@@ -151,12 +163,12 @@ impl Writer {
         }
     }
 
-    fn append(&mut self, group: &[u8]) -> io::Result<()> {
-        self.file.seek(SeekFrom::Start(self.durable))?;
-        self.file.write_all(group)?;
-        // Over what a failed try may have left behind.
-        self.file.set_len(self.durable + group.len() as u64)?;
-        self.file.sync_data()?;
+    /// Appends whole lines; durable when it returns without error. After an error the same group must be given again.
+    ///
+    /// # Errors
+    /// What the filesystem says.
+    pub fn append(&mut self, group: &[u8]) -> io::Result<()> {
+        self.file.write_tail(self.durable, group)?;
         self.durable += group.len() as u64;
         Ok(())
     }
@@ -165,11 +177,12 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::RealFs;
     use proptest::prelude::*;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     fn sample(n: u64) -> Vec<Line> {
-        let event = |i| Entry::Task { job: i, label: format!("slab-{i:05}"), attempt: i * 3, worker: 2 };
+        let event = |i| Entry::Task { job: i, label: format!("slab-{i:05}"), attempt: i * 3, worker: 2, record: None };
         (1..=n).map(|i| Line { seq: i, t_ms: 1_700_000_000_000 + i, event: event(i) }).collect()
     }
 
@@ -182,7 +195,7 @@ mod tests {
     fn read_bytes(content: &[u8]) -> Found {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), content).unwrap();
-        read(file.path()).unwrap()
+        read(&RealFs, file.path()).unwrap()
     }
 
     #[test]
@@ -192,7 +205,8 @@ mod tests {
         let (tx, rx) = crossbeam::channel::unbounded();
         let reports = Arc::new(Mutex::new(Vec::new()));
         let sink = reports.clone();
-        let thread = spawn(path.clone(), rx, move |d| {
+        let fs: Arc<dyn Fs> = Arc::new(RealFs);
+        let thread = spawn(&fs, path.clone(), rx, move |d| {
             sink.lock().unwrap().push(d);
             true
         })
@@ -202,7 +216,7 @@ mod tests {
         drop(tx);
         thread.join().unwrap();
         assert_eq!(reports.lock().unwrap().last(), Some(&Durable::UpTo(500)));
-        assert_eq!(read(&path).unwrap().lines, lines);
+        assert_eq!(read(&RealFs, &path).unwrap().lines, lines);
         for line in std::fs::read_to_string(&path).unwrap().lines() {
             let _: serde_json::Value = serde_json::from_str(line).unwrap();
         }

@@ -4,9 +4,13 @@
 
 pub mod claims;
 pub mod fs;
+pub mod host;
 pub mod journal;
 pub mod layout;
 pub mod records;
+pub mod replay;
+pub mod takeover;
 
 pub use fs::{Fs, RealFs};
+pub use host::{Host, RealHost};
 pub use layout::Layout;

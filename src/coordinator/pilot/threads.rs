@@ -234,9 +234,16 @@ impl StatusWriter {
             "running"
         }
         .to_owned();
-        let heartbeat = Heartbeat { identity: s.identity.clone(), beat, at_ms: s.written_ms, ended };
-        let Disk { fs, layout, last_beat, .. } = &*self.disk;
-        let began = Instant::now();
+        let heartbeat = Heartbeat {
+            identity: s.identity.clone(),
+            beat,
+            at_ms: s.written_ms,
+            ended,
+            ends_ms: None,
+            writers: Vec::new(),
+        };
+        let Disk { fs, host, layout, last_beat, .. } = &*self.disk;
+        let began = host.mono();
         let beaten = claims::beat(&**fs, layout, &heartbeat);
         if beaten.is_ok() {
             *last_beat.lock().unwrap_or_else(PoisonError::into_inner) = began;

@@ -124,7 +124,7 @@ impl Bench {
             Action::Assign { worker, attempt, job, task } => self.assigned.push((worker, attempt, job, task)),
             Action::Cancel { attempt, .. } => self.assigned.retain(|(_, a, _, _)| *a != attempt),
             Action::Claim { job, .. } if self.instant_disk => {
-                let outcome = ClaimOutcome::Won { generation: 1, staging: "/staging".into() };
+                let outcome = ClaimOutcome::Won { generation: 1, staging: "/staging".into(), deaths: 0, adopted: None };
                 self.step(Event::Claimed { job, outcome });
             }
             Action::Publish { job, key, .. } if self.instant_disk => {
@@ -142,7 +142,7 @@ impl Bench {
                 assert!(!self.finished, "finished twice");
                 self.finished = true;
             }
-            Action::Record { .. } | Action::Context { .. } | Action::Forget { .. } => {}
+            Action::SavePlan { .. } | Action::Record { .. } | Action::Context { .. } | Action::Forget { .. } => {}
             other => self.actions.push_back(other),
         }
     }

@@ -8,6 +8,7 @@ mod scenarios;
 #[test]
 fn the_core_is_pure() {
     let sources = [
+        ("adoption.rs", include_str!("../adoption.rs")),
         ("core.rs", include_str!("../core.rs")),
         ("dispatch.rs", include_str!("../dispatch.rs")),
         ("event.rs", include_str!("../event.rs")),

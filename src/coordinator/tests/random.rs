@@ -52,7 +52,7 @@ fn disk(b: &mut Bench, action: Action, success: bool, which: u8) {
         Action::Claim { job, key, .. } => {
             let outcome = match (success, which % 4) {
                 _ if b.published.contains(&key) => ClaimOutcome::Published,
-                (true, _) => ClaimOutcome::Won { generation: 1, staging: "/staging".into() },
+                (true, _) => ClaimOutcome::Won { generation: 1, staging: "/staging".into(), deaths: 0, adopted: None },
                 (_, 0) => ClaimOutcome::Foreign { owner: "other".into() },
                 (_, 1) => ClaimOutcome::Changed,
                 (_, 2) => ClaimOutcome::Published,

@@ -232,7 +232,10 @@ fn a_newer_version_waits_for_the_disks_answer_about_the_older() {
     let Some(Action::Claim { job, .. }) = b.actions.pop_front() else { panic!("no claim") };
     b.instant_disk = true;
     b.step(Event::Arrived { scan: scan("s", "a", 2, at), check: Check::None });
-    b.step(Event::Claimed { job, outcome: ClaimOutcome::Won { generation: 1, staging: "/x".into() } });
+    b.step(Event::Claimed {
+        job,
+        outcome: ClaimOutcome::Won { generation: 1, staging: "/x".into(), deaths: 0, adopted: None },
+    });
     assert_eq!(b.released, 1);
     b.run();
     assert_eq!(b.published.len(), 1);

@@ -1,0 +1,98 @@
+//! The I/O pool: threads that carry out disk orders. Orders about one key run on one thread in the order given, so that
+//! a release is done before the next claim of that key is tried. Other keys do not wait, up to the number of lanes.
+
+use super::disk::Disk;
+use super::driver::Mailbox;
+use super::event::{Action, Event};
+use crossbeam::channel::{Sender, unbounded};
+use std::io;
+use std::sync::Arc;
+
+type Work = Box<dyn FnOnce() + Send>;
+
+/// Threads that carry out disk orders; orders of one key stay in order.
+pub struct DiskPool {
+    disk: Arc<Disk>,
+    lanes: Vec<Sender<Work>>,
+    mailbox: Mailbox,
+}
+
+impl DiskPool {
+    /// Lanes of the pool: enough that one hanging call does not stop the rest.
+    const LANES: usize = 4;
+
+    /// Starts the threads.
+    pub fn spawn(disk: Arc<Disk>, mailbox: Mailbox) -> io::Result<Self> {
+        let mut lanes = Vec::new();
+        for n in 0..Self::LANES {
+            let (tx, rx) = unbounded::<Work>();
+            let lane = std::thread::Builder::new().name(format!("disk-{n}"));
+            lane.spawn(move || rx.into_iter().for_each(|work| work()))?;
+            lanes.push(tx);
+        }
+        Ok(Self { disk, lanes, mailbox })
+    }
+
+    /// Runs `work` on the lane of `key`.
+    pub fn run(&self, key: &str, work: impl FnOnce(&Disk, &Mailbox) + Send + 'static) {
+        let lane = crc32fast::hash(key.as_bytes()) as usize % self.lanes.len();
+        let (disk, mailbox) = (self.disk.clone(), self.mailbox.clone());
+        // The lanes live as long as the pool.
+        let _ = self.lanes[lane].send(Box::new(move || work(&disk, &mailbox)));
+    }
+}
+
+/// Who carries out orders for the disk: the pool, or a stand-in that answers at once.
+pub trait DiskOrders {
+    /// Carries out an order, or gives it back when it is none for the disk.
+    fn perform(&self, action: Action) -> Option<Action>;
+    /// Waits until every order given so far is done, at most `longest`; false when that was not enough.
+    fn flush(&self, longest: std::time::Duration) -> bool;
+}
+
+impl DiskOrders for DiskPool {
+    fn perform(&self, action: Action) -> Option<Action> {
+        match action {
+            Action::Claim { job, key, scan } => self.run(&key.clone(), move |disk, mail| {
+                let outcome = disk.claim(&key, &scan);
+                mail.post(Event::Claimed { job, outcome });
+            }),
+            Action::Publish { job, key, scan, generation, staging, timeline, items } => {
+                self.run(&key.clone(), move |disk, mail| {
+                    let outcome = disk.publish(&key, &scan, generation, &staging, timeline, items);
+                    mail.post(Event::Published { job, outcome });
+                });
+            }
+            Action::Quarantine { job, key, stream, name, version, own_version, generation, reason, .. } => {
+                self.run(&key.clone(), move |disk, mail| {
+                    let versions = (version, own_version);
+                    let outcome = disk.quarantine(&key, &stream, &name, versions, generation, &reason);
+                    mail.post(Event::Quarantined { job, outcome });
+                });
+            }
+            Action::SavePlan { key, staging, plan } => {
+                self.run(&key.clone(), move |disk, _| disk.save_plan(&key, &staging, &plan));
+            }
+            Action::Release { key, generation, staging } => {
+                self.run(&key.clone(), move |disk, _| disk.release(&key, generation, &staging));
+            }
+            Action::ProbeStorage => self.run("", |disk, mail| {
+                mail.post(Event::StorageProbed { result: disk.probe() });
+            }),
+            other => return Some(other),
+        }
+        None
+    }
+
+    fn flush(&self, longest: std::time::Duration) -> bool {
+        let (tx, rx) = unbounded();
+        for lane in &self.lanes {
+            let tx = tx.clone();
+            let _ = lane.send(Box::new(move || {
+                let _ = tx.send(());
+            }));
+        }
+        let end = std::time::Instant::now() + longest;
+        (0..self.lanes.len()).all(|_| rx.recv_deadline(end).is_ok())
+    }
+}
