@@ -52,7 +52,7 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
         Err(e) => return Err(e).or_exit(Exit::Unavailable),
     };
     campaign.warnings.iter().for_each(|w| tracing::warn!("{w}"));
-    let options = pilot::Options { once: args.once, terminal: super::shows_progress() };
+    let options = pilot::Options { once: args.once, terminal: super::shows_progress(), until: None };
     let summary = pilot::run(&campaign, &id, joined, &options).or_exit(Exit::Unavailable)?;
     let code = summary.exit_code();
     Ok(Exit::ALL.into_iter().find(|e| e.code() == code).unwrap_or(Exit::Failed))

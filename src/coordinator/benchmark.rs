@@ -130,6 +130,7 @@ impl DiskOrders for InstantDisk {
         }
         None
     }
+    fn hand_over(&self, _: String, _: u32) {}
     fn flush(&self, _: Duration) -> bool {
         true
     }
@@ -176,6 +177,9 @@ impl Transport for Timed {
     }
     fn idle(&mut self, wake: &Receiver<()>, longest: Duration) {
         self.inner.idle(wake, longest);
+    }
+    fn end_workers(&mut self) -> bool {
+        self.inner.end_workers()
     }
     fn close(self: Box<Self>) {
         self.inner.close();
@@ -260,10 +264,11 @@ pub fn run(
         journal: Some(lines),
         tell: Box::new(|_, _, _, _| {}),
         show: Box::new(|_| {}),
+        writers: super::writers::Writers::unwatched(),
         pulse: Arc::default(),
         clock: Clock::start(),
     };
-    let (_, transport, _) = driver.run(Duration::from_secs(5));
+    let (_, transport, _) = driver.run();
     let (handle, said) = conductor;
     said.try_iter().for_each(|line| progress(&line));
     let measured = handle.join().map_err(|_| std::io::Error::other("the benchmark's conductor panicked"))?;

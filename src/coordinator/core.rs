@@ -16,6 +16,7 @@
 
 use super::event::*;
 use super::job::{Claim, Job, Phase, Task, job_key};
+use super::learned::Learned;
 use super::queue::{Class, Order, Place, Queue};
 use super::workers::Workers;
 use crate::arrivals::scan::{InputVersion, Scan};
@@ -47,7 +48,8 @@ pub struct Limits {
     pub claim_ahead_s: f64,
     /// Failures of one task on healthy executors that quarantine the scan.
     pub max_strikes: u32,
-    /// Workers that may die with tasks of one job before the job is blamed: at the fourth it is quarantined.
+    /// Owners and workers that may die for no known reason while a job is in flight: after one less it runs alone, at
+    /// this many it is quarantined.
     pub max_deaths: u32,
     /// Ask again for a job that another pilot owns, seconds.
     pub foreign_retry_s: f64,
@@ -55,6 +57,10 @@ pub struct Limits {
     pub storage_retry_s: (f64, f64),
     /// How many ended jobs `view` remembers.
     pub history: usize,
+    /// Number of the first try. Files carry it in their names, and adopted parts keep theirs: different for every pilot.
+    pub first_attempt: u64,
+    /// When everything must have ended; nothing is started that will not.
+    pub end: Option<Time>,
 }
 
 impl Default for Limits {
@@ -63,9 +69,11 @@ impl Default for Limits {
             claim_ahead_s: 30.0,
             max_strikes: 3,
             max_deaths: 4,
-            foreign_retry_s: 2.0,
+            foreign_retry_s: 1.0,
             storage_retry_s: (1.0, 30.0),
             history: 200,
+            first_attempt: 1,
+            end: None,
         }
     }
 }
@@ -77,6 +85,8 @@ pub(super) struct Attempt {
     pub task: usize,
     pub worker: WorkerId,
     pub sent: Time,
+    /// It left the worker's queue: it may have done something.
+    pub started: bool,
     pub expected_s: f64,
 }
 
@@ -150,9 +160,17 @@ pub struct Core {
     /// Jobs complete and unclaimed, in the order they would be claimed within their stream.
     pub(super) unclaimed: Queue,
     /// Learned seconds of a task of cost 1, by technique and stage name.
-    pub(super) learned: BTreeMap<(String, String), f64>,
+    pub(super) learned: BTreeMap<(String, String), Learned>,
+    /// When stragglers were looked for last.
+    pub(super) straggler_look: Time,
+    /// Claimed jobs that must run alone, see [`Limits::max_deaths`].
+    pub(super) alone: BTreeSet<JobNo>,
+    /// Jobs with tasks that wait for their next try.
+    pub(super) delays: BTreeSet<(Time, JobNo)>,
     pub(super) storage: Storage,
     pub(super) draining: bool,
+    /// Nothing is waited for any more.
+    pub(super) stopping: bool,
     pub(super) quiet: Option<usize>,
     /// How many orders arrivals were given.
     pub(super) told: u64,
@@ -189,6 +207,7 @@ pub struct Counts {
 impl Core {
     /// A core with nothing to do.
     pub fn new(campaign: impl Into<String>, streams: Vec<StreamSpec>, limits: Limits) -> Self {
+        let limits_first = limits.first_attempt.max(1);
         let weights: Vec<u32> = streams.iter().map(|s| s.weight).collect();
         Self {
             campaign: campaign.into(),
@@ -202,13 +221,17 @@ impl Core {
             workers: Workers::default(),
             deadlines: BTreeSet::new(),
             learned: BTreeMap::new(),
+            straggler_look: Time::default(),
+            alone: BTreeSet::new(),
+            delays: BTreeSet::new(),
+            stopping: false,
             storage: Storage::Fine,
             draining: false,
             quiet: None,
             told: 0,
             finished: false,
             next_job: 1,
-            next_attempt: 1,
+            next_attempt: limits_first,
             seq: 0,
             history: VecDeque::new(),
             errors: VecDeque::new(),
@@ -226,8 +249,9 @@ impl Core {
             self.handle(now, event);
         }
         self.on_time(now);
-        self.claim_more();
+        self.claim_more(now);
         self.assign_all(now);
+        self.duplicate_stragglers(now);
         self.end_if_done();
         out.append(&mut self.out);
     }
@@ -243,7 +267,11 @@ impl Core {
             Phase::Foreign { retry, .. } => Some(*retry),
             _ => None,
         });
-        late.into_iter().chain(storage).chain(foreign).min()
+        let delayed = self.delays.first().map(|(t, _)| *t);
+        let more = [delayed, self.straggler_due(), self.drain_due(), self.limits.end.filter(|_| !self.finished)]
+            .into_iter()
+            .flatten();
+        late.into_iter().chain(storage).chain(foreign).chain(more).min()
     }
 
     fn handle(&mut self, now: Time, event: Event) {
@@ -255,7 +283,12 @@ impl Core {
                 self.workers.join(worker, host, threads, task_memory);
             }
             Event::WorkerLost { worker, reason } => self.on_worker_lost(now, worker, &reason),
-            Event::Started { .. } | Event::Tick => {}
+            Event::Started { attempt, .. } => {
+                if let Some(attempt) = self.attempts.get_mut(&attempt) {
+                    attempt.started = true;
+                }
+            }
+            Event::Tick => {}
             Event::TaskEnded { worker, attempt, result } => self.on_task_ended(now, worker, attempt, result),
             Event::Claimed { job, outcome } => self.on_claimed(now, job, outcome),
             Event::Published { job, outcome } => self.on_published(now, job, outcome),
@@ -263,8 +296,8 @@ impl Core {
             Event::StorageProbed { result } => self.on_storage_probed(now, result),
             Event::StorageTrouble { message } => self.pause_storage(now, message),
             Event::Urgent { stream, name } => self.on_urgent(&stream, &name),
-            Event::Drain => self.draining = true,
-            Event::Stop => self.draining = true,
+            Event::Drain => self.drain(now),
+            Event::Stop => (self.draining, self.stopping) = (true, true),
         }
     }
 
@@ -451,13 +484,13 @@ impl Core {
                     let known = job.tasks.iter().filter(|t| !t.done).take(10_000);
                     known.map(|t| self.expected_s(&spec.technique, &stage_name(job, t), t.spec.cost)).sum::<f64>()
                 }
-                None => self.learned.get(&(spec.technique.clone(), JOB.to_owned())).copied().unwrap_or(1.0),
+                None => self.expected_s(&spec.technique, JOB, 1.0),
             }
         };
         self.jobs.values().filter(|j| j.is_active()).map(of).sum::<f64>() / workers
     }
 
-    fn claim_more(&mut self) {
+    fn claim_more(&mut self, now: Time) {
         if self.draining || self.workers.is_empty() || self.storage != Storage::Fine || self.unclaimed.is_empty() {
             return;
         }
@@ -465,6 +498,9 @@ impl Core {
         while backlog < self.limits.claim_ahead_s {
             let Some((stream, place)) = self.unclaimed.next() else { return };
             let no = place.job;
+            if !self.job_fits(now, stream, backlog) {
+                return;
+            }
             self.unplace(no);
             self.unclaimed.charge(stream, 1.0);
             let Some(job) = self.jobs.get_mut(&no) else { continue };
@@ -472,7 +508,7 @@ impl Core {
             let action = Action::Claim { job: no, key: job.key.clone(), scan: Box::new(job.scan.clone()) };
             self.order(action);
             let technique = self.streams[stream].technique.clone();
-            let expected = self.learned.get(&(technique, JOB.to_owned())).copied().unwrap_or(1.0);
+            let expected = self.expected_s(&technique, JOB, 1.0);
             backlog += expected / self.workers.len().max(1) as f64;
         }
     }
@@ -492,6 +528,13 @@ impl Core {
                 if deaths >= self.limits.max_deaths {
                     let why = format!("{deaths} pilots died for no known reason while they held it");
                     return self.quarantine(now, no, why);
+                }
+                if deaths + 1 >= self.limits.max_deaths {
+                    let message =
+                        format!("{no} runs alone: {deaths} pilots died for no known reason while they held it");
+                    self.alone.insert(no);
+                    self.record(Entry::Alarm { message: message.clone() });
+                    self.order(Action::Alarm { message });
                 }
                 match adopted {
                     Some(adopted) => self.resume(now, no, *adopted),
@@ -540,6 +583,13 @@ impl Core {
     // ---- time, storage, end -------------------------------------------------------------------------------
 
     fn on_time(&mut self, now: Time) {
+        if self.limits.end.is_some_and(|end| end <= now) {
+            (self.draining, self.stopping) = (true, true);
+        }
+        if self.drain_due().is_some_and(|due| due <= now) {
+            self.drain(now);
+        }
+        self.wake_delayed(now);
         while let Some((at, no)) = self.deadlines.first().copied().filter(|(at, _)| *at < now) {
             self.deadlines.remove(&(at, no));
             if self.jobs.get(&no).is_some_and(|j| j.place.is_some()) {
@@ -599,23 +649,19 @@ impl Core {
         }
         let idle = self.jobs.is_empty() && self.quiet.is_some();
         let holds = |j: &Job| {
-            matches!(j.phase, Phase::Publishing { .. } | Phase::Quarantining { .. }) && self.storage == Storage::Fine
+            let ordered = matches!(j.phase, Phase::Claiming | Phase::Publishing { .. } | Phase::Quarantining { .. });
+            ordered && self.storage == Storage::Fine
         };
         let drained = self.draining && self.attempts.is_empty() && !self.jobs.values().any(holds);
-        if idle || drained {
+        if idle || drained || self.stopping {
             self.finished = true;
-            self.release_all();
             self.order(Action::Finished);
         }
     }
 
-    /// Gives back every claim; what was computed stays in staging only until the release sweeps it.
-    pub(super) fn release_all(&mut self) {
-        let claims: Vec<(String, Claim)> =
-            self.jobs.values().filter_map(|j| Some((j.key.clone(), j.claim.clone()?))).collect();
-        for (key, claim) in claims {
-            self.order(Action::Release { key, generation: claim.generation, staging: claim.staging });
-        }
+    /// The claims still held, key and generation: to be handed over once nothing of this pilot can write any more.
+    pub fn held(&self) -> Vec<(String, u32)> {
+        self.jobs.values().filter_map(|j| Some((j.key.clone(), j.claim.as_ref()?.generation))).collect()
     }
 }
 

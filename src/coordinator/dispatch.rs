@@ -5,13 +5,12 @@
 use super::core::{Attempt, Core, ERRORS, Ended, FailedTry, JOB, Storage, stage_name};
 use super::event::*;
 use super::job::{Job, Phase, check_plan};
+use super::learned::Learned;
 use super::queue::Class;
 use crate::technique::plan::*;
 use crate::transport::WorkerId;
 use std::collections::BTreeSet;
-
-/// Weight of a new observation in a learned duration.
-const LEARN: f64 = 0.2;
+use std::collections::btree_map::Entry as Entry_;
 
 impl Core {
     // ---- assigning ----------------------------------------------------------------------------------------
@@ -20,23 +19,35 @@ impl Core {
     pub(super) fn expected_s(&self, technique: &str, stage: &str, cost: f64) -> f64 {
         // Lookups by borrowed pair would need a custom key; the map is small and this is the honest price.
         let key = (technique.to_owned(), stage.to_owned());
-        self.learned.get(&key).copied().unwrap_or(1.0) * cost
+        self.learned.get(&key).map_or(1.0, Learned::mean) * cost
+    }
+
+    /// Seconds that 19 of 20 such tasks do not exceed, once some have ended.
+    pub(super) fn high_s(&self, technique: &str, stage: &str, cost: f64) -> Option<f64> {
+        self.learned.get(&(technique.to_owned(), stage.to_owned())).map(|l| l.high() * cost)
     }
 
     fn learn(&mut self, technique: &str, stage: String, seconds: f64) {
-        let known = self.learned.entry((technique.to_owned(), stage)).or_insert(seconds);
-        *known = (1.0 - LEARN) * *known + LEARN * seconds;
+        match self.learned.entry((technique.to_owned(), stage)) {
+            Entry_::Occupied(mut known) => known.get_mut().observe(seconds),
+            Entry_::Vacant(new) => drop(new.insert(Learned::new(seconds))),
+        }
     }
 
     /// Sends tasks until no worker has room or nothing is ready.
     pub(super) fn assign_all(&mut self, now: Time) {
-        if self.draining || self.storage != Storage::Fine {
+        if self.stopping || self.storage != Storage::Fine || self.assign_alone(now) {
             return;
         }
         // Jobs whose next task avoids every worker with room wait for the next step.
         let mut passed: Vec<JobNo> = Vec::new();
         while let Some((stream, place)) = self.queue.next() {
             let no = place.job;
+            if !self.task_fits(now, stream, no) {
+                self.unplace(no);
+                passed.push(no);
+                continue;
+            }
             match self.worker_for(no) {
                 Some(worker) => self.assign(now, stream, no, worker),
                 None if self.workers.least_loaded(&BTreeSet::new()).is_none() => break,
@@ -50,7 +61,7 @@ impl Core {
     }
 
     /// The least loaded worker that the job's next task does not avoid; any, when it avoids all there are.
-    fn worker_for(&self, no: JobNo) -> Option<WorkerId> {
+    pub(super) fn worker_for(&self, no: JobNo) -> Option<WorkerId> {
         let job = self.jobs.get(&no)?;
         let task = &job.tasks[*job.ready.front()?];
         if task.avoid.is_empty() {
@@ -61,23 +72,10 @@ impl Core {
         self.workers.least_loaded(if elsewhere { &avoid } else { const { &BTreeSet::new() } })
     }
 
-    fn assign(&mut self, now: Time, stream: usize, no: JobNo, worker: WorkerId) {
+    pub(super) fn assign(&mut self, now: Time, stream: usize, no: JobNo, worker: WorkerId) {
         let Some(job) = self.jobs.get_mut(&no) else { return };
         let Some(index) = job.ready.pop_front() else { return };
-        let attempt = AttemptNo(self.next_attempt);
-        self.next_attempt += 1;
-        job.tasks[index].attempt = Some(attempt);
-        let epoch = job.epoch;
-        let job = &self.jobs[&no];
-        let task = &job.tasks[index];
-        let spec = task.spec.clone();
-        let expected_s = self.expected_s(&self.streams[stream].technique, &stage_name(job, task), spec.cost);
-        self.attempts.insert(attempt, Attempt { job: no, task: index, worker, sent: now, expected_s });
-        if self.workers.assigned(worker, attempt, no, epoch) {
-            let context = Box::new(self.context(no, worker));
-            self.order(Action::Context { worker, context });
-        }
-        self.order(Action::Assign { worker, attempt, job: no, task: spec });
+        let expected_s = self.send(now, no, index, worker);
         self.queue.charge(stream, expected_s);
         // Its class or readiness may have changed with the task that left.
         let job = &self.jobs[&no];
@@ -88,6 +86,27 @@ impl Core {
         if !still {
             self.place(now, no);
         }
+    }
+
+    /// Sends one try of a task to a worker; returns how long it is expected to take.
+    pub(super) fn send(&mut self, now: Time, no: JobNo, index: usize, worker: WorkerId) -> f64 {
+        let Some(job) = self.jobs.get_mut(&no) else { return 0.0 };
+        let stream = job.stream;
+        let attempt = AttemptNo(self.next_attempt);
+        self.next_attempt += 1;
+        job.tasks[index].attempts.push(attempt);
+        let epoch = job.epoch;
+        let job = &self.jobs[&no];
+        let task = &job.tasks[index];
+        let spec = task.spec.clone();
+        let expected_s = self.expected_s(&self.streams[stream].technique, &stage_name(job, task), spec.cost);
+        self.attempts.insert(attempt, Attempt { job: no, task: index, worker, sent: now, started: false, expected_s });
+        if self.workers.assigned(worker, attempt, no, epoch) {
+            let context = Box::new(self.context(no, worker));
+            self.order(Action::Context { worker, context });
+        }
+        self.order(Action::Assign { worker, attempt, job: no, task: spec });
+        expected_s
     }
 
     fn context(&self, no: JobNo, worker: WorkerId) -> JobContext {
@@ -129,7 +148,7 @@ impl Core {
         self.attempts.remove(&no);
         self.workers.ended(worker, no, now, Some(result.is_ok()));
         let Some(job) = self.jobs.get_mut(&attempt.job) else { return };
-        job.tasks[attempt.task].attempt = None;
+        job.tasks[attempt.task].attempts.retain(|a| *a != no);
         match result {
             Ok(output) => self.on_output(now, attempt, no, output),
             Err(fault) => self.on_fault(now, attempt, no, fault),
@@ -157,6 +176,9 @@ impl Core {
         task.spec.params = Vec::new();
         let label = task.spec.label.clone();
         job.progress.0 += 1;
+        self.withdraw_others(now, at, attempt.task, no);
+        self.blame_for(now, at, attempt.task);
+        let Some(job) = self.jobs.get_mut(&at) else { return };
         if matches!(kind, TaskKind::Probe | TaskKind::Verify) {
             job.phase = Phase::Unclaimed;
             job.timeline.checked = now;
@@ -343,7 +365,7 @@ impl Core {
                 task.avoid.push(attempt.worker);
                 let (strikes, preview) = (task.strikes, task.spec.kind == TaskKind::Preview);
                 if strikes < self.limits.max_strikes {
-                    self.requeue(now, attempt);
+                    self.retry_later(now, attempt, strikes);
                 } else if preview {
                     self.give_up_preview(now, at);
                 } else {
@@ -363,11 +385,11 @@ impl Core {
         self.advance(now, no);
     }
 
-    fn requeue(&mut self, now: Time, attempt: Attempt) {
+    pub(super) fn requeue(&mut self, now: Time, attempt: Attempt) {
         let Some(job) = self.jobs.get_mut(&attempt.job) else { return };
         let task = &mut job.tasks[attempt.task];
-        task.attempt = None;
-        if !task.done {
+        // A second try of it may be under way.
+        if !task.done && task.attempts.is_empty() {
             job.ready.push_front(attempt.task);
             self.place(now, attempt.job);
         }
@@ -380,12 +402,21 @@ impl Core {
         let mut blamed = BTreeSet::new();
         for no in gone.in_flight {
             let Some(attempt) = self.attempts.remove(&no) else { continue };
-            blamed.insert(attempt.job);
+            if let Some(task) = self.jobs.get_mut(&attempt.job).and_then(|j| j.tasks.get_mut(attempt.task)) {
+                task.attempts.retain(|a| *a != no);
+            }
+            // What only waited in its queue cannot have killed it.
+            if attempt.started {
+                blamed.insert(attempt.job);
+            }
             self.requeue(now, attempt);
         }
         for no in blamed {
             let Some(job) = self.jobs.get_mut(&no) else { continue };
             job.deaths += 1;
+            if job.deaths + 1 == self.limits.max_deaths {
+                self.alone.insert(no);
+            }
             if job.deaths >= self.limits.max_deaths {
                 let n = job.deaths;
                 self.quarantine(now, no, format!("{n} workers died while they worked on it"));
@@ -461,6 +492,7 @@ impl Core {
     /// The claim was lost and with it the work: the job is asked for again, and found published or elsewhere.
     fn start_over(&mut self, now: Time, no: JobNo) {
         self.withdraw(now, no);
+        self.alone.remove(&no);
         let retry = now.plus_s(self.limits.foreign_retry_s);
         if let Some(job) = self.jobs.get_mut(&no) {
             let (check, timeline) = (Check::None, job.timeline);
@@ -566,17 +598,22 @@ impl Core {
         self.unplace(no);
         let Some(job) = self.jobs.get_mut(&no) else { return };
         job.ready.clear();
-        let gone: Vec<AttemptNo> = job.tasks.iter_mut().filter_map(|t| t.attempt.take()).collect();
-        for attempt in gone {
-            if let Some(a) = self.attempts.remove(&attempt) {
-                self.workers.ended(a.worker, attempt, now, None);
-                self.order(Action::Cancel { worker: a.worker, attempt });
-            }
+        job.delayed.clear();
+        self.delays.retain(|(_, of)| *of != no);
+        let gone: Vec<AttemptNo> = job.tasks.iter_mut().flat_map(|t| std::mem::take(&mut t.attempts)).collect();
+        gone.into_iter().for_each(|attempt| self.withdraw_attempt(now, attempt));
+    }
+
+    pub(super) fn withdraw_attempt(&mut self, now: Time, attempt: AttemptNo) {
+        if let Some(a) = self.attempts.remove(&attempt) {
+            self.workers.ended(a.worker, attempt, now, None);
+            self.order(Action::Cancel { worker: a.worker, attempt });
         }
     }
 
     fn forget(&mut self, no: JobNo) {
         self.unplace(no);
+        self.alone.remove(&no);
         let Some(Job { stream, scan, deadline, successor, .. }) = self.jobs.remove(&no) else { return };
         self.replay.extend(successor.map(|s| *s));
         self.deadlines.remove(&(deadline, no));

@@ -7,7 +7,9 @@ use super::core::Core;
 use super::event::*;
 use super::lanes::DiskOrders;
 use super::view::View;
+use super::writers::Writers;
 use crate::arrivals::scan::InputVersion;
+use crate::store::host::Process;
 use crate::store::journal::{Durable, Line};
 use crate::transport::Transport;
 use crate::transport::WorkerId;
@@ -105,6 +107,8 @@ pub struct Driver {
     pub tell: Teller,
     /// Called about once a second with a fresh view, off the hot path.
     pub show: Box<dyn FnMut(View) + Send>,
+    /// Processes that may write, for the heartbeat.
+    pub writers: Writers,
     /// Grows with every turn: others see that the driver lives.
     pub pulse: Arc<AtomicU64>,
     /// The clock.
@@ -113,28 +117,37 @@ pub struct Driver {
 
 /// A worker that said nothing for this long is given up: its own thread beats every second even while it computes.
 const SILENCE: Duration = Duration::from_secs(60);
+/// How long to sleep while a worker waits for its place in the heartbeat.
+const JOINING: Duration = Duration::from_millis(5);
 /// How often `show` is called.
 const SHOW: Duration = Duration::from_secs(1);
 
 impl Driver {
-    /// Runs until the core is finished, at most `grace` after a drain was asked for. Returns the core, the
-    /// transport, still open, and the disk, with its last orders perhaps under way.
-    pub fn run(mut self, grace: Duration) -> (Core, Box<dyn Transport>, Box<dyn DiskOrders>) {
+    /// Runs until the core is finished. Returns the core, the transport, still open, and the disk, with its last orders
+    /// perhaps under way.
+    pub fn run(mut self) -> (Core, Box<dyn Transport>, Box<dyn DiskOrders>) {
         let mut orders: Vec<Ordered> = Vec::new();
         let mut held: VecDeque<Ordered> = VecDeque::new();
         let mut durable = 0;
         let mut answers: Vec<(WorkerId, FromWorker)> = Vec::new();
         let mut heard: BTreeMap<WorkerId, Instant> = BTreeMap::new();
         let mut shown = Instant::now();
-        let mut stop_at: Option<Instant> = None;
+        // Workers that said hello and are not in the heartbeat on disk yet.
+        let mut joining: VecDeque<(u64, Event)> = VecDeque::new();
         let mut finished = false;
         loop {
             self.pulse.fetch_add(1, Ordering::Relaxed);
             let mut moved = self.transport.exchange(&mut answers);
             for (worker, message) in answers.drain(..) {
-                if let Some(event) = self.event_of(worker, message, &mut heard) {
-                    self.core.step(self.clock.now(), event, &mut orders);
+                match self.event_of(worker, message, &mut heard) {
+                    Some((0, event)) => self.core.step(self.clock.now(), event, &mut orders),
+                    Some(later) => joining.push_back(later),
+                    None => {}
                 }
+            }
+            while joining.front().is_some_and(|(version, _)| self.writers.is_written(*version)) {
+                let Some((_, event)) = joining.pop_front() else { break };
+                self.core.step(self.clock.now(), event, &mut orders);
             }
             // Only what is there now: a flood from one side must not starve the other.
             for letter in self.inbox.letters.try_iter().take(4096) {
@@ -142,9 +155,6 @@ impl Driver {
                 match letter {
                     Letter::Durable(seq) => durable = seq,
                     Letter::Event(event) => {
-                        if *event == Event::Drain {
-                            stop_at.get_or_insert(Instant::now() + grace);
-                        }
                         self.core.step(self.clock.now(), *event, &mut orders);
                     }
                 }
@@ -166,12 +176,13 @@ impl Driver {
                 (self.show)(self.core.view(self.clock.now()));
                 self.give_up_silent(&mut heard, &mut orders);
             }
-            if finished || stop_at.is_some_and(|t| Instant::now() >= t) {
+            if finished {
                 return (self.core, self.transport, self.disk);
             }
             if !moved {
                 let until = self.core.next_deadline().map_or(SHOW.as_secs_f64(), |t| t.since_s(self.clock.now()));
-                let longest = Duration::from_secs_f64(until.clamp(0.0, SHOW.as_secs_f64()));
+                let longest = if joining.is_empty() { SHOW } else { JOINING };
+                let longest = Duration::from_secs_f64(until.clamp(0.0, longest.as_secs_f64()));
                 self.transport.idle(&self.inbox.wake, longest);
             }
         }
@@ -182,20 +193,24 @@ impl Driver {
         worker: WorkerId,
         message: FromWorker,
         heard: &mut BTreeMap<WorkerId, Instant>,
-    ) -> Option<Event> {
+    ) -> Option<(u64, Event)> {
+        let at_once = |event| Some((0, event));
         heard.insert(worker, Instant::now());
         match message {
-            FromWorker::Hello { host, threads, task_memory, .. } => {
-                Some(Event::WorkerJoined { worker, host, threads, task_memory })
+            FromWorker::Hello { host, pid, threads, task_memory, .. } => {
+                let process = Process { host: host.clone(), boot: String::new(), pid, pid_start: 0 };
+                let version = self.writers.add(worker, process);
+                Some((version, Event::WorkerJoined { worker, host, threads, task_memory }))
             }
-            FromWorker::Started { attempt } => Some(Event::Started { worker, attempt: AttemptNo(attempt) }),
+            FromWorker::Started { attempt } => at_once(Event::Started { worker, attempt: AttemptNo(attempt) }),
             FromWorker::Done { attempt, result } => {
-                Some(Event::TaskEnded { worker, attempt: AttemptNo(attempt), result })
+                at_once(Event::TaskEnded { worker, attempt: AttemptNo(attempt), result })
             }
             FromWorker::Beat { .. } => None,
             FromWorker::Bye => {
                 heard.remove(&worker);
-                Some(Event::WorkerLost { worker, reason: "it said goodbye".to_owned() })
+                self.writers.reaped(worker);
+                at_once(Event::WorkerLost { worker, reason: "it said goodbye".to_owned() })
             }
         }
     }

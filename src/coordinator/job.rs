@@ -69,8 +69,10 @@ pub struct Task {
     pub strikes: u32,
     /// Where it failed: it goes elsewhere while there is an elsewhere.
     pub avoid: Vec<WorkerId>,
-    /// The try under way.
-    pub attempt: Option<AttemptNo>,
+    /// The tries under way: one, or two when the first is a straggler.
+    pub attempts: Vec<AttemptNo>,
+    /// It was there when an executor died: it runs alone on its worker.
+    pub solo: bool,
     /// Recorded.
     pub done: bool,
 }
@@ -123,8 +125,10 @@ pub struct Job {
     pub epoch: u32,
     /// Where it stands in line, while it has something ready.
     pub place: Option<Place>,
-    /// Workers that died with a task of this job.
+    /// Owners and workers that died for no known reason while this job was in flight.
     pub deaths: u32,
+    /// Tasks that wait for their next try, with its time.
+    pub delayed: Vec<(super::event::Time, usize)>,
     /// News of the scan that wait until the disk has answered for this job.
     pub successor: Option<Box<super::event::Event>>,
     /// What an earlier owner finished and this one has not come to yet, by label.
@@ -156,6 +160,7 @@ impl Job {
             epoch: 0,
             place: None,
             deaths: 0,
+            delayed: Vec::new(),
             successor: None,
             adopted: BTreeMap::new(),
             progress: (0, 0),
@@ -166,7 +171,15 @@ impl Job {
     pub fn add_task(&mut self, spec: TaskSpec, stage: u32) {
         let front = spec.kind < TaskKind::Stage;
         let index = self.tasks.len();
-        self.tasks.push(Task { spec, stage, strikes: 0, avoid: Vec::new(), attempt: None, done: false });
+        self.tasks.push(Task {
+            spec,
+            stage,
+            strikes: 0,
+            avoid: Vec::new(),
+            attempts: Vec::new(),
+            solo: false,
+            done: false,
+        });
         if front {
             self.ready.push_front(index);
         } else {
@@ -177,7 +190,7 @@ impl Job {
 
     /// The attempts under way.
     pub fn attempts(&self) -> impl Iterator<Item = AttemptNo> + '_ {
-        self.tasks.iter().filter_map(|t| t.attempt)
+        self.tasks.iter().flat_map(|t| t.attempts.iter().copied())
     }
 
     /// True while the job holds a claim that workers work on.

@@ -46,6 +46,8 @@ impl DiskPool {
 pub trait DiskOrders {
     /// Carries out an order, or gives it back when it is none for the disk.
     fn perform(&self, action: Action) -> Option<Action>;
+    /// Hands a claim over: its writers are reaped, its parts stay.
+    fn hand_over(&self, key: String, generation: u32);
     /// Waits until every order given so far is done, at most `longest`; false when that was not enough.
     fn flush(&self, longest: std::time::Duration) -> bool;
 }
@@ -82,6 +84,10 @@ impl DiskOrders for DiskPool {
             other => return Some(other),
         }
         None
+    }
+
+    fn hand_over(&self, key: String, generation: u32) {
+        self.run(&key.clone(), move |disk, _| disk.hand_over(&key, generation));
     }
 
     fn flush(&self, longest: std::time::Duration) -> bool {

@@ -10,12 +10,17 @@ pub mod disk;
 mod dispatch;
 pub mod driver;
 pub mod event;
+mod health;
 pub mod job;
 pub mod lanes;
+mod learned;
 pub mod pilot;
 pub mod queue;
+mod stragglers;
+mod time;
 pub mod view;
 pub mod workers;
+pub mod writers;
 
 #[cfg(test)]
 mod tests;

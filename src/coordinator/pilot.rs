@@ -13,8 +13,10 @@ pub use services::PilotServices;
 use super::core::{Core, Limits, StreamSpec};
 use super::disk::{Disk, StreamPlace};
 use super::driver::{Clock, Driver, Mailbox};
+use super::event::Time;
 use super::lanes::DiskPool;
 use super::queue;
+use super::writers::Writers;
 use crate::arrivals::scan::InputVersion;
 use crate::arrivals::{self, ArrivalCommand, Known, StreamWatch};
 use crate::campaign::{self, Campaign, CampaignErrors};
@@ -32,7 +34,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How to run.
 #[derive(Debug, Clone, Default)]
@@ -41,6 +43,8 @@ pub struct Options {
     pub once: bool,
     /// Draw progress on standard error.
     pub terminal: bool,
+    /// When this process's job ends: everything is given back before.
+    pub until: Option<SystemTime>,
 }
 
 /// How it ended.
@@ -101,8 +105,8 @@ pub fn new_id() -> String {
     format!("{host}-{since}-{}", std::process::id())
 }
 
-/// How long a drain may take: PBS follows its SIGTERM by SIGKILL after 10 s.
-const GRACE: Duration = Duration::from_secs(3);
+/// Between the last moment of work and the job's end: closing, and clocks that differ.
+const BEFORE_END: Duration = Duration::from_secs(10);
 
 /// Validates what can be validated before anything is started: the campaign against techniques and folders.
 ///
@@ -195,12 +199,16 @@ pub fn run(campaign: &Campaign, id: &str, joined: Joined, options: &Options) -> 
     let bridge = io_at("arrivals bridge", bridge)?;
     let signals = io_at("signal handlers", threads::signals(mailbox.clone()))?;
 
-    let writer = threads::StatusWriter::new(disk, campaign, &joined.name, seen, pulse.clone());
-    let (status, show) = io_at("status thread", writer.spawn(mailbox.clone()))?;
+    let (wake, woken) = bounded(1);
+    let writers = Writers::new(wake);
+    let ends_ms = options.until.map(epoch_ms);
+    let writer =
+        threads::StatusWriter::new(disk.clone(), campaign, &joined.name, seen, pulse.clone(), writers.clone(), ends_ms);
+    let (status, show) = io_at("status thread", writer.spawn(mailbox.clone(), woken))?;
     let mut progress = Progress::new(options.terminal, settling);
     let teller = commands.clone();
     let driver = Driver {
-        core: Core::new(&campaign.name, streams, Limits::default()),
+        core: Core::new(&campaign.name, streams, limits(options)),
         transport: joined.transport,
         inbox,
         disk: Box::new(pool),
@@ -216,28 +224,53 @@ pub fn run(campaign: &Campaign, id: &str, joined: Joined, options: &Options) -> 
             }
             show(view);
         }),
+        writers,
         pulse,
         clock: Clock::start(),
     };
-    let (core, transport, disk) = driver.run(GRACE);
+    let (core, mut transport, lanes) = driver.run();
 
     let drained = core.is_draining();
-    if !disk.flush(Duration::from_secs(2)) {
+    let reaped = transport.end_workers();
+    let held = core.held();
+    if reaped && !held.is_empty() {
+        tracing::info!(jobs = held.len(), "handing over what is not finished");
+        held.into_iter().for_each(|(key, generation)| lanes.hand_over(key, generation));
+    }
+    let flushed = lanes.flush(LAST_ORDERS);
+    if !flushed {
         tracing::warn!("some disk orders did not end in time; the next pilot finds what they left");
     }
+    // What may still write must not say goodbye: others would take over beside it.
+    status.end(reaped && flushed);
     let _ = commands.send(ArrivalCommand::Stop);
     let summary = Summary { counts: core.counts(), incomplete: core.left_incomplete(), drained };
     if let Some(code) = &joined.exit_code {
         code.store(i32::from(summary.exit_code()), Ordering::Relaxed);
     }
+    drop((poller, bridge, lanes));
+    let end = Instant::now() + LAST_ORDERS;
+    while !journal.is_finished() && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(5));
+    }
     transport.close();
-    // The executors are gone: from here on nothing of this pilot writes.
-    status.end();
     signals.close();
-    drop((poller, bridge));
-    let _ = journal.join();
     tracing::info!(published = summary.counts.published, quarantined = summary.counts.quarantined, "pilot ends");
     Ok(summary)
+}
+
+/// How long the last disk orders, and then the journal, may take: a stalled filesystem must not keep a process that was
+/// told to end.
+const LAST_ORDERS: Duration = Duration::from_millis(700);
+
+fn epoch_ms(at: SystemTime) -> u64 {
+    u64::try_from(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
+}
+
+fn limits(options: &Options) -> Limits {
+    let end = options.until.map(|at| Time::from_ms(epoch_ms(at.checked_sub(BEFORE_END).unwrap_or(at))));
+    // Microseconds since the epoch: no two pilots of a campaign number their tries alike.
+    Limits { end, first_attempt: epoch_ms(SystemTime::now()).saturating_mul(1000), ..Limits::default() }
 }
 
 impl Summary {

@@ -60,6 +60,9 @@ pub struct WorkerView {
     pub ended: u64,
     /// Tries failed.
     pub failed: u64,
+    /// It gets nothing more: too many tasks failed on it and went well elsewhere.
+    #[serde(default)]
+    pub drained: bool,
 }
 
 /// Everything at a glance.
@@ -126,6 +129,7 @@ impl Core {
             in_flight: w.in_flight.len(),
             ended: w.ended,
             failed: w.failed,
+            drained: w.drained,
         });
         View {
             streams,
@@ -169,7 +173,7 @@ impl Core {
         for (no, attempt) in &self.attempts {
             let job = self.jobs.get(&attempt.job);
             let task = job.and_then(|j| j.tasks.get(attempt.task));
-            assert_eq!(task.and_then(|t| t.attempt), Some(*no), "attempt {no:?} is not its task's");
+            assert!(task.is_some_and(|t| t.attempts.contains(no)), "attempt {no:?} is not its task's");
             let worker = self.workers.by_id(attempt.worker);
             assert!(worker.is_some_and(|w| w.in_flight.contains(no)), "attempt {no:?} is not with its worker");
         }
@@ -192,7 +196,11 @@ impl Core {
         }
         for &index in &job.ready {
             let task = &job.tasks[index];
-            assert!(!task.done && task.attempt.is_none(), "{no}: ready task {} is done or under way", task.spec.label);
+            assert!(
+                !task.done && task.attempts.is_empty(),
+                "{no}: ready task {} is done or under way",
+                task.spec.label
+            );
         }
         let waits = !job.ready.is_empty() || job.phase == Phase::Unclaimed;
         assert_eq!(job.place.is_some(), waits, "{no} in {:?}: in line or not", job.phase);

@@ -6,7 +6,7 @@
 
 use super::event::{AttemptNo, JobNo, Time};
 use crate::transport::WorkerId;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Tasks in flight that keep an executor's three phases busy.
 pub const PIPELINE_DEPTH: usize = 3;
@@ -38,6 +38,10 @@ pub struct Worker {
     pub ended: u64,
     /// Tasks failed here.
     pub failed: u64,
+    /// When tasks that failed here went well elsewhere.
+    blames: VecDeque<Time>,
+    /// It gets nothing more.
+    pub drained: bool,
 }
 
 impl Worker {
@@ -83,6 +87,8 @@ impl Workers {
                 turn: 0,
                 ended: 0,
                 failed: 0,
+                blames: VecDeque::new(),
+                drained: false,
             };
             self.table.insert(id, worker);
             self.update_room(id, None);
@@ -160,12 +166,41 @@ impl Workers {
         self.table.iter_mut().filter_map(knew).collect()
     }
 
+    /// Workers that hold nothing and may be given something.
+    pub fn idle(&self) -> impl Iterator<Item = WorkerId> {
+        self.room.iter().take_while(|(held, _, _)| *held == 0).map(|(_, _, id)| *id)
+    }
+
+    /// Notes that a task failed here and went well elsewhere; how often that happened within `within_s`. `None` when
+    /// the worker is gone or drained already.
+    pub fn blame(&mut self, id: WorkerId, now: Time, within_s: f64) -> Option<usize> {
+        let worker = self.table.get_mut(&id).filter(|w| !w.drained)?;
+        worker.blames.push_back(now);
+        while worker.blames.front().is_some_and(|at| now.since_s(*at) > within_s) {
+            worker.blames.pop_front();
+        }
+        Some(worker.blames.len())
+    }
+
+    /// Gives a worker nothing more.
+    pub fn drain(&mut self, id: WorkerId) {
+        let Some(worker) = self.table.get_mut(&id) else { return };
+        let before = worker.room(id);
+        worker.drained = true;
+        self.update_room(id, Some(before));
+    }
+
+    /// How many may be given work.
+    pub fn healthy(&self) -> usize {
+        self.table.values().filter(|w| !w.drained).count()
+    }
+
     fn update_room(&mut self, id: WorkerId, before: Option<Room>) {
         if let Some(before) = before {
             self.room.remove(&before);
         }
         let Some(worker) = self.table.get(&id) else { return };
-        if worker.in_flight.len() < worker.depth() {
+        if worker.in_flight.len() < worker.depth() && !worker.drained {
             self.room.insert(worker.room(id));
         }
     }
@@ -179,7 +214,11 @@ impl Workers {
         for (id, worker) in &self.table {
             assert!(worker.in_flight.len() <= MAX_DEPTH, "worker {id} holds too much");
             let listed = self.room.contains(&worker.room(*id));
-            assert!(listed || worker.in_flight.len() >= PIPELINE_DEPTH, "worker {id} has room but is not listed");
+            assert!(
+                listed || worker.drained || worker.in_flight.len() >= PIPELINE_DEPTH,
+                "worker {id} has room but is not listed"
+            );
+            assert!(!(listed && worker.drained), "worker {id} is drained and listed");
         }
     }
 }

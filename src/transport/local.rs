@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// How long [`Transport::close`] waits for phases that have begun.
-const GOODBYE: Duration = Duration::from_secs(3);
+const GOODBYE: Duration = Duration::from_millis(1200);
 
 struct Line {
     executor: Executor,
@@ -84,15 +84,18 @@ impl LocalTransport {
         }
     }
 
-    /// Ends every executor; threads that have not ended by `deadline` are left behind.
-    pub(super) fn end(mut self, deadline: Instant) {
+    /// Ends every executor; threads that have not ended by `deadline` are left behind. True when there are none.
+    pub(super) fn end(&mut self, deadline: Instant) -> bool {
         self.shutdown();
+        let mut all = true;
         for (worker, line) in std::mem::take(&mut self.lines) {
             let left = deadline.saturating_duration_since(Instant::now());
             if !line.executor.join(left) {
                 tracing::warn!(%worker, "executor is stuck in a task; its threads are left behind");
+                all = false;
             }
         }
+        all
     }
 }
 
@@ -119,7 +122,11 @@ impl Transport for LocalTransport {
         self.wait(wake, longest);
     }
 
-    fn close(self: Box<Self>) {
-        self.end(Instant::now() + GOODBYE);
+    fn end_workers(&mut self) -> bool {
+        self.end(Instant::now() + GOODBYE)
+    }
+
+    fn close(mut self: Box<Self>) {
+        self.end_workers();
     }
 }

@@ -34,7 +34,10 @@ pub trait Transport {
     /// Waits until something may have arrived, `wake` has a message, or `longest` has passed; backs off by
     /// itself the longer nothing happens.
     fn idle(&mut self, wake: &crossbeam::channel::Receiver<()>, longest: std::time::Duration);
-    /// Says goodbye: `Shutdown` to every worker, waits a bounded time for their `Bye`, and (MPI) finalizes.
+    /// Ends the workers, within about a second; true when every one of them is reaped, so that nothing of this pilot
+    /// writes any more.
+    fn end_workers(&mut self) -> bool;
+    /// Lets go of the other ranks (MPI finalizes); ends the workers first when nobody did.
     fn close(self: Box<Self>);
 }
 

@@ -35,7 +35,7 @@ use std::time::{Duration, Instant};
 /// Frames under way to one rank.
 pub const IN_FLIGHT: usize = 8;
 /// How long [`Transport::close`] waits for everybody's [`FromWorker::Bye`].
-const GOODBYE: Duration = Duration::from_secs(2);
+const GOODBYE: Duration = Duration::from_millis(1200);
 const JOIN: Duration = Duration::from_millis(200);
 /// `MPI_Finalize` may take this long when everybody said goodbye, …
 const FINALIZE: Duration = Duration::from_secs(10);
@@ -56,6 +56,8 @@ pub struct MpiTransport {
     arrived: Vec<(WorkerId, FromWorker)>,
     backoff: Backoff,
     exit_code: Arc<AtomicI32>,
+    /// Once the workers were ended: whether every remote rank said `Bye`.
+    goodbyes: Option<bool>,
 }
 
 impl MpiTransport {
@@ -70,6 +72,7 @@ impl MpiTransport {
             arrived: Vec::new(),
             backoff: Backoff::new(Instant::now()),
             exit_code: Arc::new(AtomicI32::new(0)),
+            goodbyes: None,
         }
     }
 
@@ -174,13 +177,21 @@ impl Transport for MpiTransport {
         }
     }
 
-    fn close(mut self: Box<Self>) {
+    fn end_workers(&mut self) -> bool {
         let deadline = Instant::now() + GOODBYE;
         self.local.shutdown();
         let complete = self.say_goodbye(deadline);
         // Threads that are done by now still need a moment to be joined.
-        self.local.end(deadline.max(Instant::now() + JOIN));
-        let within = if complete { FINALIZE } else { FINALIZE_IN_VAIN };
+        let own = self.local.end(deadline.max(Instant::now() + JOIN));
+        self.goodbyes = Some(complete);
+        complete && own
+    }
+
+    fn close(mut self: Box<Self>) {
+        if self.goodbyes.is_none() {
+            self.end_workers();
+        }
+        let within = if self.goodbyes == Some(true) { FINALIZE } else { FINALIZE_IN_VAIN };
         self.endpoint.finalize(within, self.exit_code.load(Ordering::Relaxed));
     }
 }

@@ -7,13 +7,14 @@ use crate::coordinator::disk::Disk;
 use crate::coordinator::driver::Mailbox;
 use crate::coordinator::event::{Check, Event};
 use crate::coordinator::view::View;
+use crate::coordinator::writers::Writers;
 use crate::report::status::{self, ArrivalsView, PilotStatus};
 use crate::store::claims::{self, Heartbeat};
 use crate::store::{Fs, Layout, fs};
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam::channel::{Receiver, Sender, bounded};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -112,7 +113,8 @@ pub(super) fn bridge(
     })
 }
 
-/// SIGTERM and SIGINT drain; a second one ends the process at once: starting again loses nothing.
+/// SIGTERM and SIGINT end the pilot within seconds, with nothing waited for; a second one ends the process at once:
+/// starting again loses nothing.
 pub(super) fn signals(mailbox: Mailbox) -> io::Result<signal_hook::iterator::Handle> {
     use signal_hook::consts::{SIGINT, SIGTERM};
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
@@ -124,8 +126,8 @@ pub(super) fn signals(mailbox: Mailbox) -> io::Result<signal_hook::iterator::Han
                 signal_hook::low_level::exit(75);
             }
             asked = true;
-            tracing::info!("draining: nothing new is started; a second signal ends at once");
-            mailbox.post(Event::Drain);
+            tracing::info!("ending: what is finished stays for the next pilot; a second signal ends at once");
+            mailbox.post(Event::Stop);
         }
     })?;
     Ok(handle)
@@ -137,24 +139,31 @@ pub(super) struct StatusWriter {
     status: PilotStatus,
     seen: Arc<SeenArrivals>,
     pulse: Arc<AtomicU64>,
+    writers: Writers,
+    /// When the job ends, milliseconds since the epoch.
+    ends_ms: Option<u64>,
 }
 
 /// Ends the status thread.
 pub(super) struct StatusHandle {
     stop: Sender<()>,
+    quiet: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
 impl StatusHandle {
-    /// Writes the last status and a heartbeat that says goodbye.
-    pub(super) fn end(self) {
+    /// Writes the last status and heartbeat; it says goodbye only when nothing of this pilot can write any more.
+    pub(super) fn end(self, quiet: bool) {
+        self.quiet.store(quiet, Ordering::Release);
         drop(self.stop);
         let _ = self.thread.join();
     }
 }
 
-/// Between two looks at other pilots' heartbeats; several fit into the gap that starts a lease again.
-const OBSERVE: Duration = Duration::from_secs(5);
+/// Between two heartbeats.
+const BEAT: Duration = Duration::from_secs(1);
+/// Between two looks at other pilots' heartbeats: what a lease takes longer than it must.
+const OBSERVE: Duration = Duration::from_secs(2);
 
 type Shower = Box<dyn Fn(View) + Send>;
 
@@ -165,6 +174,8 @@ impl StatusWriter {
         transport: &str,
         seen: Arc<SeenArrivals>,
         pulse: Arc<AtomicU64>,
+        writers: Writers,
+        ends_ms: Option<u64>,
     ) -> Self {
         let status = PilotStatus {
             status_version: status::VERSION,
@@ -178,14 +189,16 @@ impl StatusWriter {
             arrivals: Vec::new(),
             view: View::default(),
         };
-        Self { disk, status, seen, pulse }
+        Self { disk, status, seen, pulse, writers, ends_ms }
     }
 
     /// Starts the thread; the function returned takes the latest view and never waits.
-    pub(super) fn spawn(mut self, mailbox: Mailbox) -> io::Result<(StatusHandle, Shower)> {
+    pub(super) fn spawn(mut self, mailbox: Mailbox, woken: Receiver<()>) -> io::Result<(StatusHandle, Shower)> {
         let latest: Arc<Mutex<Option<View>>> = Arc::default();
         let (stop, stopped) = bounded::<()>(0);
         let slot = latest.clone();
+        let quiet = Arc::new(AtomicBool::new(false));
+        let said = quiet.clone();
         let thread = std::thread::Builder::new().name("status".into()).spawn(move || {
             let (mut beat, mut pulse_seen, mut drained) = (0, None, false);
             let mut looked = Instant::now();
@@ -195,11 +208,17 @@ impl StatusWriter {
                 if pulse_seen.replace(pulse) != Some(pulse) {
                     beat += 1;
                 }
-                let ended = matches!(stopped.recv_timeout(Duration::from_secs(1)), Err(RecvTimeoutError::Disconnected));
+                let mut ended = false;
+                crossbeam::channel::select! {
+                    recv(stopped) -> _ => ended = true,
+                    // A new executor waits for its place in the heartbeat.
+                    recv(woken) -> _ => {}
+                    default(BEAT) => {}
+                }
                 if let Some(view) = slot.lock().unwrap_or_else(PoisonError::into_inner).take() {
                     self.status.view = view;
                 }
-                self.write(beat + u64::from(ended), ended);
+                self.write(beat + u64::from(ended), ended && said.load(Ordering::Acquire), ended);
                 if ended {
                     return;
                 }
@@ -219,10 +238,10 @@ impl StatusWriter {
         let show: Shower = Box::new(move |view| {
             *latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(view);
         });
-        Ok((StatusHandle { stop, thread }, show))
+        Ok((StatusHandle { stop, quiet, thread }, show))
     }
 
-    fn write(&mut self, beat: u64, ended: bool) {
+    fn write(&mut self, beat: u64, goodbye: bool, ended: bool) {
         let s = &mut self.status;
         s.written_ms = now_ms();
         s.arrivals = self.seen.lock().values().cloned().collect();
@@ -234,18 +253,20 @@ impl StatusWriter {
             "running"
         }
         .to_owned();
+        let (version, writers) = self.writers.snapshot();
         let heartbeat = Heartbeat {
             identity: s.identity.clone(),
             beat,
             at_ms: s.written_ms,
-            ended,
-            ends_ms: None,
-            writers: Vec::new(),
+            ended: goodbye,
+            ends_ms: self.ends_ms,
+            writers,
         };
         let Disk { fs, host, layout, last_beat, .. } = &*self.disk;
         let began = host.mono();
         let beaten = claims::beat(&**fs, layout, &heartbeat);
         if beaten.is_ok() {
+            self.writers.written(version);
             *last_beat.lock().unwrap_or_else(PoisonError::into_inner) = began;
         }
         if let Err(e) = beaten.and_then(|()| status::write(&**fs, layout, s)) {

@@ -93,6 +93,12 @@ impl Bench {
         self
     }
 
+    /// Everything must have ended so long after the beginning.
+    pub fn until_s(mut self, seconds: f64) -> Self {
+        self.core.limits.end = Some(self.now.plus_s(seconds));
+        self
+    }
+
     pub fn join(&mut self, w: u32) {
         self.step(Event::WorkerJoined { worker: WorkerId(w), host: "node".into(), threads: 1, task_memory: 1 << 30 });
     }

@@ -89,6 +89,8 @@ fn a_failing_task_goes_elsewhere_and_the_third_strike_quarantines() {
     let i = b.until("s1-0");
     let mut seen = vec![b.fail(i, Fault::Task("boom".into())).0];
     for _ in 0..2 {
+        // Elsewhere at once the first time, then after a while.
+        b.pass_s(5.0);
         let i = b.assigned.iter().position(|(_, _, _, t)| t.label == "s1-0").unwrap();
         seen.push(b.fail(i, Fault::Task("boom".into())).0);
     }
@@ -200,7 +202,9 @@ fn a_scan_that_kills_four_workers_is_quarantined() {
     let mut b = Bench::new(vec![stream("s")]).workers(1);
     b.arrive("s", "a");
     for w in 0..4 {
-        b.until("s0-0");
+        let i = b.until("s0-0");
+        let (worker, attempt, ..) = b.assigned[i].clone();
+        b.step(Event::Started { worker, attempt });
         b.assigned.clear();
         b.step(Event::WorkerLost { worker: WorkerId(w), reason: "died".into() });
         b.join(w + 1);
@@ -337,15 +341,151 @@ fn once_ends_when_nothing_is_left() {
 }
 
 #[test]
-fn a_drain_lets_running_tasks_end_and_gives_claims_back() {
+fn a_drain_finishes_what_is_held_and_claims_nothing_more() {
     let mut b = Bench::new(vec![stream("s")]).workers(1);
     b.arrive("s", "a");
     b.until("s1-0");
     b.step(Event::Drain);
     assert!(!b.finished);
+    b.arrive("s", "late");
     b.run();
     assert!(b.finished);
-    assert_eq!((b.released, b.published.len()), (1, 0));
+    assert_eq!((b.published.len(), b.core.held().len()), (1, 0));
+}
+
+#[test]
+fn a_stop_ends_at_once_and_leaves_what_is_held_to_be_handed_over() {
+    let mut b = Bench::new(vec![stream("s")]).workers(1);
+    b.arrive("s", "a");
+    b.until("s1-0");
+    b.step(Event::Stop);
+    assert!(b.finished);
+    assert_eq!((b.released, b.published.len(), b.core.held().len()), (0, 0, 1));
+}
+
+#[test]
+fn nothing_is_started_that_will_not_end_in_time() {
+    let mut b = Bench::new(vec![stream("s")]).workers(1).until_s(100.0);
+    b.arrive("s", "a");
+    b.until("s1-0");
+    assert_eq!(b.core.held().len(), 1);
+    // Tasks take a second; 0.5 s before the end none of them fits.
+    b.pass_s(99.3);
+    b.run();
+    b.pass_s(0.1);
+    assert!(b.finished, "nothing fits any more");
+    assert_eq!((b.published.len(), b.core.held().len()), (0, 1));
+}
+
+#[test]
+fn an_untouched_claim_goes_back_when_a_drain_begins() {
+    let mut b = Bench::new(vec![stream("s")]);
+    b.step(Event::Arrived { scan: scan("s", "a", 1, 1), check: Check::None });
+    b.join(0);
+    let i = b.until("plan");
+    b.fail(i, Fault::Task("boom".into()));
+    assert_eq!(b.core.held().len(), 1);
+    b.step(Event::Drain);
+    assert_eq!((b.released, b.finished), (1, true));
+}
+
+#[test]
+fn what_an_earlier_owner_finished_is_not_done_again() {
+    use crate::store::takeover::Adopted;
+    let mut b = Bench::new(vec![stream("s")]).workers(2);
+    b.instant_disk = false;
+    b.step(Event::Arrived { scan: scan("s", "a", 1, 1), check: Check::None });
+    let Some(Action::Claim { job, .. }) = b.actions.pop_front() else { panic!("no claim") };
+    let record = |label: &str, kind, stage| TaskRecord {
+        stage,
+        label: label.into(),
+        kind,
+        host: "h".into(),
+        rank: 7,
+        output: TaskOutput::default(),
+    };
+    let records = vec![
+        record("preview", TaskKind::Preview, 0),
+        record("s0-0", TaskKind::Stage, 0),
+        record("s1-2", TaskKind::Stage, 1),
+    ];
+    let adopted = Some(Box::new(Adopted { plan: plan(&[1, 4]), records }));
+    b.instant_disk = true;
+    let outcome = ClaimOutcome::Won { generation: 2, staging: "/staging".into(), deaths: 1, adopted };
+    b.step(Event::Claimed { job, outcome });
+    let labels = b.run();
+    assert_eq!(labels, ["s1-0", "s1-1", "s1-3", "finish"]);
+    assert_eq!(b.published.len(), 1);
+}
+
+#[test]
+fn a_scan_in_flight_at_three_deaths_runs_alone_and_the_fourth_quarantines_it() {
+    let mut b = Bench::new(vec![stream("s")]).workers(2);
+    b.arrive("s", "other");
+    b.until("s1-0");
+    b.instant_disk = false;
+    b.step(Event::Arrived { scan: scan("s", "bad", 1, 1), check: Check::None });
+    let Some(Action::Claim { job, .. }) = b.actions.pop_front() else { panic!("no claim") };
+    b.instant_disk = true;
+    let won = |deaths| ClaimOutcome::Won { generation: 2, staging: "/staging".into(), deaths, adopted: None };
+    b.step(Event::Claimed { job, outcome: won(3) });
+    assert!(b.alarms.iter().any(|a| a.contains("runs alone")), "{:?}", b.alarms);
+    // The other scan's tasks end first; then only the suspect's run.
+    let mut together = false;
+    while !b.assigned.is_empty() {
+        let own = b.assigned.iter().filter(|(_, _, j, _)| *j == job).count();
+        together |= own > 0 && own < b.assigned.len();
+        b.succeed(0);
+    }
+    assert!(!together, "it shared the pilot");
+    assert_eq!(b.published.len(), 2);
+    b.instant_disk = false;
+    b.step(Event::Arrived { scan: scan("s", "bad", 2, 1), check: Check::None });
+    let Some(Action::Claim { job, .. }) = b.actions.pop_front() else { panic!("no claim") };
+    b.instant_disk = true;
+    b.step(Event::Claimed { job, outcome: won(4) });
+    assert!(b.quarantined[0].1.contains("4 pilots died"), "{:?}", b.quarantined);
+}
+
+#[test]
+fn a_straggler_is_duplicated_and_the_first_result_wins() {
+    let mut b = Bench::new(vec![stream("s")]).workers(2);
+    b.plan = plan(&[8]);
+    b.arrive("s", "a");
+    b.until("s0-7");
+    while b.assigned.len() > 1 {
+        let i = b.assigned.iter().position(|(_, _, _, t)| t.label != "s0-7").unwrap();
+        b.succeed(i);
+    }
+    b.pass_s(1.0);
+    assert_eq!(b.assigned.len(), 1, "one second is nothing unusual");
+    b.pass_s(9.0);
+    assert_eq!(b.assigned.len(), 2);
+    assert_ne!(b.assigned[0].0, b.assigned[1].0, "another worker tries");
+    let (late, ..) = b.assigned[0].clone();
+    b.succeed(1);
+    assert!(b.assigned.iter().all(|(w, _, _, t)| t.label == "finish" || *w != late), "the loser is withdrawn");
+    b.run();
+    assert_eq!(b.published.len(), 1);
+}
+
+#[test]
+fn a_worker_on_which_tasks_fail_that_go_well_elsewhere_is_drained() {
+    let mut b = Bench::new(vec![stream("s")]).workers(3);
+    b.plan = plan(&[24]);
+    b.arrive("s", "a");
+    b.until("s0-0");
+    while !b.assigned.is_empty() {
+        b.now = b.now.plus_s(0.1);
+        match b.assigned.iter().position(|(w, ..)| *w == WorkerId(1)) {
+            Some(i) => drop(b.fail(i, Fault::Task("Xid 79".into()))),
+            None => drop(b.succeed(0)),
+        }
+    }
+    assert_eq!(b.published.len(), 1);
+    assert!(b.alarms.iter().any(|a| a.contains("worker 1 on node is drained")), "{:?}", b.alarms);
+    let drained: Vec<bool> = b.core.view(b.now).workers.iter().map(|w| w.drained).collect();
+    assert_eq!(drained, [false, true, false]);
 }
 
 #[test]
