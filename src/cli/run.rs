@@ -43,6 +43,7 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
         Err(e) if e.is_storage() => return Err(e).or_exit(Exit::TryLater),
         Err(e) => return Err(e).or_exit(Exit::Config),
     }
+    pilot::fit_for_state(&campaign.state).or_exit(Exit::Config)?;
     pilot::own_outputs(&campaign).or_exit(Exit::Config)?;
     super::log::to_file(&campaign.state, &id);
     let joined = match pilot::join(args.workers, Arc::new(PilotServices)) {

@@ -23,6 +23,7 @@ use crate::campaign::{self, Campaign, CampaignErrors};
 use crate::coordinator::core::Counts;
 use crate::coordinator::event::Verdict;
 use crate::report::progress::Progress;
+use crate::site::filesystem;
 use crate::store::claims::Identity;
 use crate::store::fs::create_whole;
 use crate::store::layout::LayoutError;
@@ -31,7 +32,7 @@ use crate::store::{Fs, Layout, RealFs, RealHost, journal};
 use crate::technique;
 use crossbeam::channel::{bounded, unbounded};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -80,6 +81,17 @@ pub enum PilotError {
         /// Ours.
         state: String,
     },
+    /// The state folder is where two nodes may see different things.
+    #[error(
+        "{}: on {kind}, where a claim made on one node can be invisible to another for seconds; put `state` on a parallel \
+         filesystem (Lustre, GPFS) or, for a single host, on its own disk", state.display()
+    )]
+    UnfitFilesystem {
+        /// The state folder.
+        state: PathBuf,
+        /// What it is on.
+        kind: String,
+    },
     /// Anything else that the filesystem refused.
     #[error("{what}: {source}")]
     Io {
@@ -125,6 +137,25 @@ pub fn validate(campaign: &Campaign) -> Result<(), CampaignErrors> {
         remedy: "write `watch` with a folder".to_owned(),
     }));
     if problems.is_empty() { Ok(()) } else { Err(CampaignErrors(problems)) }
+}
+
+/// Refuses a state folder on a filesystem whose clients do not agree on what is there.
+///
+/// # Errors
+/// It is on NFS or its like.
+pub fn fit_for_state(state: &Path) -> Result<(), PilotError> {
+    match filesystem::kind(state) {
+        Ok(kind) => judge_kind(state, kind),
+        // A folder that cannot be asked is refused by whoever writes to it first, with a better reason.
+        Err(_) => Ok(()),
+    }
+}
+
+fn judge_kind(state: &Path, kind: filesystem::Kind) -> Result<(), PilotError> {
+    if kind.may_hold_state() {
+        return Ok(());
+    }
+    Err(PilotError::UnfitFilesystem { state: state.to_owned(), kind: kind.name() })
 }
 
 /// Marks the outputs as this campaign's; any number of its pilots may do so. Two campaigns with different states must
@@ -341,4 +372,18 @@ pub fn known(fs: &dyn Fs, layout: &Layout) -> io::Result<Vec<Known>> {
         known.push(Known { stream: q.stream, name: q.scan, version, own });
     }
     Ok(known)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_on_nfs_is_refused_with_a_remedy() {
+        let refused =
+            judge_kind(Path::new("/home/me/state"), filesystem::Kind::of_magic(0x6969)).unwrap_err().to_string();
+        assert!(refused.contains("/home/me/state: on NFS") && refused.contains("put `state` on"), "{refused}");
+        assert!(judge_kind(Path::new("/x"), filesystem::Kind::of_magic(0x0BD0_0BD0)).is_ok());
+        assert!(fit_for_state(&std::env::temp_dir()).is_ok(), "tests keep their state there");
+    }
 }
