@@ -163,3 +163,176 @@ fn a_state_folder_that_vanished_is_not_made_again() {
     assert!(rig.disk.probe().unwrap_err().contains("state"));
     assert!(!rig.disk.layout.state.exists());
 }
+
+/// Counts what reaches the metadata server: every open, lookup, link, rename, unlink and mkdir.
+struct Counting(std::sync::atomic::AtomicU32);
+
+impl Counting {
+    fn add(&self, n: u32) -> RealFs {
+        self.0.fetch_add(n, std::sync::atomic::Ordering::Relaxed);
+        RealFs
+    }
+}
+
+impl Fs for Counting {
+    fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        self.add(1).write_new(path, bytes)
+    }
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.add(1).link(from, to)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.add(1).rename(from, to)
+    }
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.add(1).remove_file(path)
+    }
+    fn remove_tree(&self, path: &Path) -> io::Result<()> {
+        self.add(2).remove_tree(path)
+    }
+    fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+        self.add(1).read(path, limit)
+    }
+    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        self.add(1).list(path)
+    }
+    fn make_dir(&self, path: &Path, mode: u32) -> io::Result<()> {
+        self.add(1).make_dir(path, mode)
+    }
+    fn make_dirs(&self, path: &Path) -> io::Result<()> {
+        self.add(1).make_dirs(path)
+    }
+    fn copy_mode(&self, like: &Path, path: &Path) -> io::Result<()> {
+        self.add(2).copy_mode(like, path)
+    }
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        self.add(1).exists(path)
+    }
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.add(1).sync_dir(path)
+    }
+    fn free_bytes(&self, path: &Path) -> io::Result<(u64, u64)> {
+        self.add(1).free_bytes(path)
+    }
+    fn stat(&self, path: &Path) -> io::Result<FileStamp> {
+        self.add(1).stat(path)
+    }
+    fn open_log(&self, path: &Path) -> io::Result<Box<dyn crate::store::fs::Log>> {
+        self.add(1).open_log(path)
+    }
+    fn unique(&self) -> String {
+        RealFs.unique()
+    }
+}
+
+#[test]
+fn a_claim_and_its_plan_cost_ten_metadata_operations() {
+    let mut rig = rig();
+    RealFs.make_dirs(&rig.output).unwrap();
+    let counting = Arc::new(Counting(0.into()));
+    rig.disk.fs = counting.clone();
+    let ClaimOutcome::Won { staging, .. } = rig.disk.claim(KEY, &rig.scan) else { panic!("not won") };
+    rig.disk.save_plan(KEY, &staging, &a_plan());
+    let n = counting.0.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(n, 10, "the journal's file stays open and adds none");
+}
+
+fn a_plan() -> crate::technique::plan::Plan {
+    use crate::technique::plan::*;
+    let task = |label: &str, kind| TaskSpec { label: label.into(), kind, params: vec![1], cost: 1.0, bytes_in: 0 };
+    let tasks = vec![task("slab-0", TaskKind::Stage), task("slab-1", TaskKind::Stage)];
+    let stages = vec![Stage { name: "slabs".into(), tasks, decide: None }];
+    Plan { preview: None, stages, finish: task("finish", TaskKind::Finish), items: 2, unit: "slices".into() }
+}
+
+/// What a pilot leaves that dies after one of two slabs.
+fn one_slab_done(rig: &Rig, disk: &Disk) -> PathBuf {
+    use crate::coordinator::event::Entry;
+    use crate::store::journal::{Line, Writer, encode};
+    use crate::technique::plan::*;
+    let ClaimOutcome::Won { staging, .. } = disk.claim(KEY, &rig.scan) else { panic!("not won") };
+    disk.save_plan(KEY, &staging, &a_plan());
+    std::fs::create_dir(staging.join("parts")).unwrap();
+    std::fs::write(staging.join("parts/slab-0.a7.h5"), b"slices").unwrap();
+    std::fs::write(staging.join("parts/slab-1.a8.h5"), b"half").unwrap();
+    let file = OutputFile { path: "parts/slab-0.a7.h5".into(), bytes: 6, sha256: "x".into() };
+    let output = TaskOutput { files: vec![file], ..TaskOutput::default() };
+    let record =
+        TaskRecord { stage: 0, label: "slab-0".into(), kind: TaskKind::Stage, host: "h".into(), rank: 0, output };
+    let events = [
+        Entry::Arrived { job: 1, key: KEY.into(), bytes: 6 },
+        Entry::Task { job: 1, label: "slab-0".into(), attempt: 7, worker: 0, record: Some(Box::new(record)) },
+    ];
+    let mut group = Vec::new();
+    for (seq, event) in (1..).zip(events) {
+        encode(&Line { seq, t_ms: 0, event }, &mut group);
+    }
+    Writer::open(&RealFs, disk.layout.journal(&disk.me.pilot)).unwrap().append(&group).unwrap();
+    staging
+}
+
+fn beat(disk: &Disk, writers: Vec<crate::store::host::Process>) {
+    let identity = disk.me.clone();
+    let beat = claims::Heartbeat { identity, beat: 1, at_ms: 0, ended: false, ends_ms: None, writers };
+    claims::beat(&RealFs, &disk.layout, &beat).unwrap();
+}
+
+#[test]
+fn finished_parts_of_a_proven_dead_owner_are_adopted() {
+    let rig = rig();
+    let dead = rig.dead();
+    beat(&dead, vec![dead.me.process()]);
+    let old = one_slab_done(&rig, &dead);
+    let ClaimOutcome::Won { generation, staging, deaths, adopted } = rig.disk.claim(KEY, &rig.scan) else {
+        panic!("not taken over")
+    };
+    let adopted = adopted.expect("one slab was finished");
+    assert_eq!((generation, deaths, adopted.records.len(), adopted.plan), (2, 1, 1, a_plan()));
+    assert_eq!(std::fs::read(staging.join("parts/slab-0.a7.h5")).unwrap(), b"slices");
+    assert!(!staging.join("parts/slab-1.a8.h5").exists() && !old.exists(), "what was not recorded is gone");
+    assert_eq!(rig.hidden(), [staging.file_name().unwrap().to_str().unwrap()]);
+}
+
+#[test]
+fn nothing_is_adopted_while_a_writer_may_live_and_nothing_is_lost() {
+    let rig = rig();
+    let dead = rig.dead();
+    // Its rank 0 is dead; an executor of it on another host may still write.
+    let elsewhere = crate::store::host::Process { host: "far".into(), ..dead.me.process() };
+    beat(&dead, vec![elsewhere]);
+    one_slab_done(&rig, &dead);
+    let ClaimOutcome::Won { adopted, .. } = rig.disk.claim(KEY, &rig.scan) else { panic!("not taken over") };
+    assert_eq!(adopted, None);
+}
+
+#[test]
+fn a_claim_handed_over_is_taken_at_once_with_its_parts_and_blames_nobody() {
+    let rig = rig();
+    let other = disk(rig.root(), Identity::own("other"));
+    one_slab_done(&rig, &other);
+    assert!(matches!(rig.disk.claim(KEY, &rig.scan), ClaimOutcome::Foreign { .. }));
+    other.hand_over(KEY, 1);
+    rig.disk.sweep();
+    let ClaimOutcome::Won { deaths, adopted, .. } = rig.disk.claim(KEY, &rig.scan) else { panic!("not taken") };
+    assert_eq!((deaths, adopted.map(|a| a.records.len())), (0, Some(1)));
+}
+
+#[test]
+fn deaths_add_up_over_owners() {
+    let rig = rig();
+    for n in 0..3 {
+        let me = Identity { pid_start: u64::MAX, ..Identity::own(&format!("dead-{n}")) };
+        let ClaimOutcome::Won { deaths, .. } = disk(rig.root(), me).claim(KEY, &rig.scan) else { panic!("not won") };
+        assert_eq!(deaths, n);
+    }
+}
+
+#[test]
+fn journals_that_are_gone_cost_time_only() {
+    let rig = rig();
+    let dead = rig.dead();
+    beat(&dead, vec![]);
+    one_slab_done(&rig, &dead);
+    std::fs::remove_dir_all(rig.disk.layout.state.join("journal")).unwrap();
+    assert!(matches!(rig.disk.claim(KEY, &rig.scan), ClaimOutcome::Won { adopted: None, generation: 2, .. }));
+}

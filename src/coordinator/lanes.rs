@@ -7,30 +7,59 @@ use super::event::{Action, Event};
 use crossbeam::channel::{Sender, unbounded};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 type Work = Box<dyn FnOnce() + Send>;
+
+/// Since when each lane has been in its present order, [`Host::mono`] in milliseconds plus one; 0 between orders.
+#[derive(Clone)]
+pub struct Busy(Arc<[AtomicU64; DiskPool::LANES]>);
+
+impl Busy {
+    /// How long the order that hangs longest has been under way.
+    pub fn longest(&self, now: Duration) -> Duration {
+        let since = self.0.iter().map(|b| b.load(Ordering::Relaxed)).filter(|ms| *ms > 0).min();
+        since.map_or(Duration::ZERO, |ms| now.saturating_sub(Duration::from_millis(ms - 1)))
+    }
+}
 
 /// Threads that carry out disk orders; orders of one key stay in order.
 pub struct DiskPool {
     disk: Arc<Disk>,
     lanes: Vec<Sender<Work>>,
     mailbox: Mailbox,
+    busy: Busy,
 }
 
 impl DiskPool {
     /// Lanes of the pool: enough that one hanging call does not stop the rest.
-    const LANES: usize = 4;
+    pub const LANES: usize = 4;
 
     /// Starts the threads.
     pub fn spawn(disk: Arc<Disk>, mailbox: Mailbox) -> io::Result<Self> {
         let mut lanes = Vec::new();
+        let busy = Busy(Arc::new(std::array::from_fn(|_| AtomicU64::new(0))));
         for n in 0..Self::LANES {
             let (tx, rx) = unbounded::<Work>();
             let lane = std::thread::Builder::new().name(format!("disk-{n}"));
-            lane.spawn(move || rx.into_iter().for_each(|work| work()))?;
+            let (busy, host) = (busy.clone(), disk.host.clone());
+            lane.spawn(move || {
+                for work in rx {
+                    let ms = u64::try_from(host.mono().as_millis()).unwrap_or(u64::MAX - 1);
+                    busy.0[n].store(ms + 1, Ordering::Relaxed);
+                    work();
+                    busy.0[n].store(0, Ordering::Relaxed);
+                }
+            })?;
             lanes.push(tx);
         }
-        Ok(Self { disk, lanes, mailbox })
+        Ok(Self { disk, lanes, mailbox, busy })
+    }
+
+    /// A look at how long orders take.
+    pub fn busy(&self) -> Busy {
+        self.busy.clone()
     }
 
     /// Runs `work` on the lane of `key`.

@@ -213,6 +213,7 @@ pub fn run(campaign: &Campaign, id: &str, joined: Joined, options: &Options) -> 
     let host = Arc::new(RealHost);
     let disk = Arc::new(Disk::new(fs.clone(), host, layout.clone(), me.clone(), places.collect()));
     let pool = io_at("disk threads", DiskPool::spawn(disk.clone(), mailbox.clone()))?;
+    let busy = pool.busy();
     pool.run("sweep", |disk, _| disk.sweep());
 
     let (lines, lines_in) = unbounded();
@@ -233,8 +234,16 @@ pub fn run(campaign: &Campaign, id: &str, joined: Joined, options: &Options) -> 
     let (wake, woken) = bounded(1);
     let writers = Writers::new(wake);
     let ends_ms = options.until.map(epoch_ms);
-    let writer =
-        threads::StatusWriter::new(disk.clone(), campaign, &joined.name, seen, pulse.clone(), writers.clone(), ends_ms);
+    let writer = threads::StatusWriter::new(
+        disk.clone(),
+        campaign,
+        &joined.name,
+        seen,
+        pulse.clone(),
+        writers.clone(),
+        busy,
+        ends_ms,
+    );
     let (status, show) = io_at("status thread", writer.spawn(mailbox.clone(), woken))?;
     let mut progress = Progress::new(options.terminal, settling);
     let teller = commands.clone();

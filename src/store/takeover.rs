@@ -9,7 +9,7 @@
 //! - Files are moved by rename, one by one. A kill in between costs what was not moved; nothing is used twice.
 //! - Every failure means that less is adopted, never that a takeover fails.
 
-use super::fs::{Fs, replace};
+use super::fs::Fs;
 use super::layout::fenced;
 use super::replay::Finished;
 use crate::technique::plan::{Plan, TaskRecord};
@@ -40,7 +40,7 @@ struct Saved {
     plan: Plan,
 }
 
-/// Writes a job's plan into its staging, or replaces it.
+/// Writes a job's plan into its staging, once. It need not be whole: a torn one is not followed.
 ///
 /// # Errors
 /// What the filesystem says; nothing but time depends on this file.
@@ -49,7 +49,10 @@ pub fn save_plan(fs: &dyn Fs, staging: &Path, key: &str, plan: &Plan) -> io::Res
         return Ok(());
     }
     let saved = Saved { key: key.to_owned(), build: crate::BUILD.to_owned(), plan: plan.clone() };
-    replace(fs, &staging.join(PLAN), &serde_json::to_vec(&saved).map_err(io::Error::other)?)
+    match fs.write_new(&staging.join(PLAN), &serde_json::to_vec(&saved).map_err(io::Error::other)?) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        done => done,
+    }
 }
 
 /// Moves what generation `old` finished into `staging`; `None` when there is nothing to use.

@@ -6,6 +6,7 @@ use crate::campaign::Campaign;
 use crate::coordinator::disk::Disk;
 use crate::coordinator::driver::Mailbox;
 use crate::coordinator::event::{Check, Event};
+use crate::coordinator::lanes::Busy;
 use crate::coordinator::view::View;
 use crate::coordinator::writers::Writers;
 use crate::report::status::{self, ArrivalsView, PilotStatus};
@@ -140,6 +141,7 @@ pub(super) struct StatusWriter {
     seen: Arc<SeenArrivals>,
     pulse: Arc<AtomicU64>,
     writers: Writers,
+    busy: Busy,
     /// When the job ends, milliseconds since the epoch.
     ends_ms: Option<u64>,
 }
@@ -160,6 +162,8 @@ impl StatusHandle {
     }
 }
 
+/// An order to the disk that takes longer means that the filesystem stalls.
+const STALL: Duration = Duration::from_secs(30);
 /// Between two heartbeats.
 const BEAT: Duration = Duration::from_secs(1);
 /// Between two looks at other pilots' heartbeats: what a lease takes longer than it must.
@@ -168,6 +172,7 @@ const OBSERVE: Duration = Duration::from_secs(2);
 type Shower = Box<dyn Fn(View) + Send>;
 
 impl StatusWriter {
+    #[expect(clippy::too_many_arguments, reason = "all of them come from one caller")]
     pub(super) fn new(
         disk: Arc<Disk>,
         campaign: &Campaign,
@@ -175,6 +180,7 @@ impl StatusWriter {
         seen: Arc<SeenArrivals>,
         pulse: Arc<AtomicU64>,
         writers: Writers,
+        busy: Busy,
         ends_ms: Option<u64>,
     ) -> Self {
         let status = PilotStatus {
@@ -189,7 +195,7 @@ impl StatusWriter {
             arrivals: Vec::new(),
             view: View::default(),
         };
-        Self { disk, status, seen, pulse, writers, ends_ms }
+        Self { disk, status, seen, pulse, writers, busy, ends_ms }
     }
 
     /// Starts the thread; the function returned takes the latest view and never waits.
@@ -227,6 +233,11 @@ impl StatusWriter {
                     if let Err(e) = self.disk.observe_others() {
                         tracing::debug!(error = %e, "other pilots could not be looked at");
                     }
+                }
+                let hangs = self.busy.longest(self.disk.host.mono());
+                if hangs > STALL {
+                    let message = format!("a filesystem call has not returned for {} s", hangs.as_secs());
+                    mailbox.post(Event::StorageTrouble { message });
                 }
                 if !drained && self.drain_asked() {
                     drained = true;
