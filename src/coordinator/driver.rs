@@ -125,6 +125,7 @@ impl Driver {
         let mut durable = 0;
         let mut answers: Vec<(WorkerId, FromWorker)> = Vec::new();
         let mut heard: BTreeMap<WorkerId, Instant> = BTreeMap::new();
+        let mut given_up: BTreeMap<WorkerId, bool> = BTreeMap::new();
         let mut shown = Instant::now();
         let mut stop_at: Option<Instant> = None;
         let mut finished = false;
@@ -132,6 +133,9 @@ impl Driver {
             self.pulse.fetch_add(1, Ordering::Relaxed);
             let mut moved = self.transport.exchange(&mut answers);
             for (worker, message) in answers.drain(..) {
+                if self.is_given_up(worker, &message, &mut given_up) {
+                    continue;
+                }
                 if let Some(event) = self.event_of(worker, message, &mut heard) {
                     self.core.step(self.clock.now(), event, &mut orders);
                 }
@@ -164,7 +168,7 @@ impl Driver {
             if shown.elapsed() >= SHOW || finished {
                 shown = Instant::now();
                 (self.show)(self.core.view(self.clock.now()));
-                self.give_up_silent(&mut heard, &mut orders);
+                self.give_up_silent(&mut heard, &mut given_up, &mut orders);
             }
             if finished || stop_at.is_some_and(|t| Instant::now() >= t) {
                 return (self.core, self.transport, self.disk);
@@ -193,6 +197,11 @@ impl Driver {
                 Some(Event::TaskEnded { worker, attempt: AttemptNo(attempt), result })
             }
             FromWorker::Beat { .. } => None,
+            FromWorker::ExecutorDied { reason, running, waiting, culprit } => {
+                let numbers = |of: Vec<u64>| of.into_iter().map(AttemptNo).collect();
+                let (running, waiting) = (numbers(running), numbers(waiting));
+                Some(Event::ExecutorDied { worker, reason, running, waiting, culprit: culprit.map(AttemptNo) })
+            }
             FromWorker::Bye => {
                 heard.remove(&worker);
                 Some(Event::WorkerLost { worker, reason: "it said goodbye".to_owned() })
@@ -200,10 +209,40 @@ impl Driver {
         }
     }
 
-    fn give_up_silent(&mut self, heard: &mut BTreeMap<WorkerId, Instant>, orders: &mut Vec<Ordered>) {
+    /// A worker that was given up for silence and speaks again holds work that others have by now: it is told, once, to
+    /// start over, and heard again from its hello on. `given_up` says of each whether it was told.
+    fn is_given_up(
+        &mut self,
+        worker: WorkerId,
+        message: &FromWorker,
+        given_up: &mut BTreeMap<WorkerId, bool>,
+    ) -> bool {
+        let Some(told) = given_up.get_mut(&worker) else { return false };
+        match message {
+            FromWorker::Hello { .. } | FromWorker::Bye => {
+                given_up.remove(&worker);
+                return false;
+            }
+            _ if !*told => {
+                *told = true;
+                tracing::info!(%worker, "it speaks again; it is told to start over");
+                self.transport.send(worker, ToWorker::Reset);
+            }
+            _ => {}
+        }
+        true
+    }
+
+    fn give_up_silent(
+        &mut self,
+        heard: &mut BTreeMap<WorkerId, Instant>,
+        given_up: &mut BTreeMap<WorkerId, bool>,
+        orders: &mut Vec<Ordered>,
+    ) {
         let silent = heard.iter().filter(|(_, at)| at.elapsed() > SILENCE).map(|(w, _)| *w);
         for worker in silent.collect::<Vec<_>>() {
             heard.remove(&worker);
+            given_up.insert(worker, false);
             let reason = format!("nothing heard for {} s", SILENCE.as_secs());
             self.core.step(self.clock.now(), Event::WorkerLost { worker, reason }, orders);
         }

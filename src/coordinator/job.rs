@@ -69,6 +69,10 @@ pub struct Task {
     pub strikes: u32,
     /// Where it failed: it goes elsewhere while there is an elsewhere.
     pub avoid: Vec<WorkerId>,
+    /// Executors that ended while they ran it.
+    pub crashes: u32,
+    /// It is suspected of ending executors, and runs on a worker that does nothing else.
+    pub solo: bool,
     /// The try under way.
     pub attempt: Option<AttemptNo>,
     /// Recorded.
@@ -163,7 +167,16 @@ impl Job {
     pub fn add_task(&mut self, spec: TaskSpec, stage: u32) {
         let front = spec.kind < TaskKind::Stage;
         let index = self.tasks.len();
-        self.tasks.push(Task { spec, stage, strikes: 0, avoid: Vec::new(), attempt: None, done: false });
+        self.tasks.push(Task {
+            spec,
+            stage,
+            strikes: 0,
+            avoid: Vec::new(),
+            crashes: 0,
+            solo: false,
+            attempt: None,
+            done: false,
+        });
         if front {
             self.ready.push_front(index);
         } else {

@@ -7,7 +7,7 @@ mod join;
 mod services;
 mod threads;
 
-pub use join::{Joined, join};
+pub use join::{Executors, Joined, join};
 pub use services::PilotServices;
 
 use super::core::{Core, Limits, StreamSpec};
@@ -100,8 +100,9 @@ pub fn new_id() -> String {
     format!("{host}-{since}-{}", std::process::id())
 }
 
-/// How long a drain may take: PBS follows its SIGTERM by SIGKILL after 10 s.
-const GRACE: Duration = Duration::from_secs(3);
+/// How long what runs may go on after a drain was asked for: PBS follows its SIGTERM by SIGKILL after 10 s, some sites
+/// sooner, and executors, disk and MPI need another second or two.
+const GRACE: Duration = Duration::from_millis(1500);
 
 /// Validates what can be validated before anything is started: the campaign against techniques and folders.
 ///

@@ -58,12 +58,13 @@ pub fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-fn boot_id() -> String {
+/// This boot of this host.
+pub(crate) fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
 /// Field 22 of `/proc/<pid>/stat`; `None` when there is no such process, or a zombie.
-fn process_start(pid: u32) -> Option<u64> {
+pub(crate) fn process_start(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The command, field 2, may contain anything; the last `)` ends it.
     let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace();
