@@ -1,6 +1,7 @@
 //! Tests of the core: builders that show only what a test is about, a bench that consumes every action.
 
 mod bench;
+mod deaths;
 mod random;
 mod scenarios;
 
@@ -9,6 +10,7 @@ mod scenarios;
 fn the_core_is_pure() {
     let sources = [
         ("core.rs", include_str!("../core.rs")),
+        ("deaths.rs", include_str!("../deaths.rs")),
         ("dispatch.rs", include_str!("../dispatch.rs")),
         ("event.rs", include_str!("../event.rs")),
         ("job.rs", include_str!("../job.rs")),
