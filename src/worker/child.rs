@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 /// How often the watcher looks although nothing comes.
 const LOOK: Duration = Duration::from_millis(100);
 /// After `Shutdown` the executor may take this long.
-const GRACE: Duration = Duration::from_secs(1);
+const GRACE: Duration = Duration::from_millis(500);
 /// How long the keeper may take to tell how an executor ended.
 const REAPED: Duration = Duration::from_secs(2);
 /// How long a killed process may keep its socket open before it is called dead all the same.

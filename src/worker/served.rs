@@ -20,8 +20,8 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// After `Shutdown`: how long phases may take to end. The rank kills after a second.
-const GRACE: Duration = Duration::from_millis(700);
+/// After `Shutdown`: how long phases may take to end. The rank kills after half a second.
+const GRACE: Duration = Duration::from_millis(300);
 /// Exit code of an executor whose rank is gone; nobody waits for it.
 const RANK_GONE: i32 = 75;
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 /// A pilot that is busy with one scan, and will be for a while.
 fn busy(launcher: Launcher, args: &[&str]) -> (Rig, Pilot) {
     let rig = Rig::new(launcher, "");
-    rig.synth("in/a.h5", &["--size", "192", "--angles", "360", "--slices", "48"]);
+    rig.synth("in/a.h5", &["--size", "128", "--angles", "180", "--slices", "24"]);
     let pilot = rig.start(args);
     rig.wait("the scan is worked on", || {
         let names = std::fs::read_dir(rig.path("out/s")).into_iter().flatten().flatten();
@@ -46,7 +46,7 @@ fn assert_gone(pids: &BTreeSet<u32>, within: Duration) {
 
 /// An executor that crashes costs its tasks a moment: it is replaced at once, its rank lives, the scan is published.
 pub fn a_crashed_executor_is_replaced(launcher: Launcher) {
-    for name in ["SEGV", "KILL"] {
+    for name in ["ABRT", "KILL"] {
         let (rig, mut pilot) = busy(launcher, &["--once"]);
         let (ranks, executors) = (set(pilot.pids(Role::Rank)), set(pilot.pids(Role::Executor)));
         let victim = *executors.first().unwrap();
