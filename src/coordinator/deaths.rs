@@ -64,8 +64,7 @@ impl Core {
         task.crashes += 1;
         task.solo = true;
         task.avoid.push(attempt.worker);
-        let (crashes, preview, label) =
-            (task.crashes, task.spec.kind == TaskKind::Preview, task.spec.label.clone());
+        let (crashes, preview, label) = (task.crashes, task.spec.kind == TaskKind::Preview, task.spec.label.clone());
         let fault = format!("its executor ended: {reason}");
         self.errors.push_back(FailedTry {
             at_ms: now.0 / 1000,

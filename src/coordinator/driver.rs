@@ -211,12 +211,7 @@ impl Driver {
 
     /// A worker that was given up for silence and speaks again holds work that others have by now: it is told, once, to
     /// start over, and heard again from its hello on. `given_up` says of each whether it was told.
-    fn is_given_up(
-        &mut self,
-        worker: WorkerId,
-        message: &FromWorker,
-        given_up: &mut BTreeMap<WorkerId, bool>,
-    ) -> bool {
+    fn is_given_up(&mut self, worker: WorkerId, message: &FromWorker, given_up: &mut BTreeMap<WorkerId, bool>) -> bool {
         let Some(told) = given_up.get_mut(&worker) else { return false };
         match message {
             FromWorker::Hello { .. } | FromWorker::Bye => {

@@ -241,7 +241,10 @@ impl Workers {
             assert!(worker.in_flight.len() <= MAX_DEPTH, "worker {id} holds too much");
             let listed = self.room.contains(&worker.room(*id));
             let closed = worker.down || worker.alone.is_some();
-            assert!(listed != closed || worker.in_flight.len() >= PIPELINE_DEPTH, "worker {id}: room and list disagree");
+            assert!(
+                listed != closed || worker.in_flight.len() >= PIPELINE_DEPTH,
+                "worker {id}: room and list disagree"
+            );
             assert!(!(listed && closed), "worker {id} is listed and must get nothing");
             if let Some(Alone::Busy(attempt)) = worker.alone {
                 assert!(worker.in_flight.iter().eq([&attempt]), "worker {id} does not run {attempt:?} alone");

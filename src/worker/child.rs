@@ -272,7 +272,9 @@ impl Shared {
             let heard = match reader.read(&mut reading, &mut inbox) {
                 Ok(true) => true,
                 Ok(false) => break,
-                Err(ReadError::Io(e)) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => false,
+                Err(ReadError::Io(e)) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                    false
+                }
                 Err(ReadError::Io(e)) if e.kind() == io::ErrorKind::Interrupted => false,
                 Err(ReadError::Io(_)) => break,
                 Err(ReadError::Frame(e)) => {

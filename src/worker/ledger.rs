@@ -150,7 +150,8 @@ mod tests {
         let mut ledger = Ledger::new(start);
         // We slept for an hour: that is one step.
         assert_eq!(ledger.look(start + Duration::from_secs(3600), false), None);
-        let silent = (1..400).position(|i| ledger.look(start + Duration::from_millis(3_600_000 + i * 100), false).is_some());
+        let silent =
+            (1..400).position(|i| ledger.look(start + Duration::from_millis(3_600_000 + i * 100), false).is_some());
         assert!((280..300).contains(&silent.unwrap()), "{silent:?}");
         ledger.clear();
         assert_eq!(ledger.look(start + Duration::from_millis(3_640_100), false), None);

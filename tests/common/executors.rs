@@ -11,9 +11,9 @@ fn busy(launcher: Launcher, args: &[&str]) -> (Rig, Pilot) {
     let pilot = rig.start(args);
     rig.wait("the scan is worked on", || {
         let names = std::fs::read_dir(rig.path("out/s")).into_iter().flatten().flatten();
-        names.filter(|e| e.file_name().to_string_lossy().starts_with(".staging")).any(|e| {
-            std::fs::read_dir(e.path()).is_ok_and(|mut inside| inside.next().is_some())
-        })
+        names
+            .filter(|e| e.file_name().to_string_lossy().starts_with(".staging"))
+            .any(|e| std::fs::read_dir(e.path()).is_ok_and(|mut inside| inside.next().is_some()))
     });
     (rig, pilot)
 }

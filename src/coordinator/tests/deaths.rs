@@ -69,7 +69,10 @@ fn a_task_that_ends_three_executors_condemns_its_scan() {
         bench.join(0);
     }
     let (name, reason) = &bench.quarantined[0];
-    assert_eq!((name.as_str(), reason.as_str()), ("a", "task s0-1 ended its executor 3 times; the last time: killed by SIGSEGV"));
+    assert_eq!(
+        (name.as_str(), reason.as_str()),
+        ("a", "task s0-1 ended its executor 3 times; the last time: killed by SIGSEGV")
+    );
     // The next scan is not held up.
     bench.arrive("s", "b");
     bench.run();
@@ -134,7 +137,13 @@ fn late_and_unknown_deaths_change_nothing() {
     let mut bench = in_stage(4, 1);
     let reason = SEGV.to_owned();
     let gone = vec![AttemptNo(9999)];
-    bench.step(Event::ExecutorDied { worker: WorkerId(7), reason: reason.clone(), running: gone.clone(), waiting: vec![], culprit: None });
+    bench.step(Event::ExecutorDied {
+        worker: WorkerId(7),
+        reason: reason.clone(),
+        running: gone.clone(),
+        waiting: vec![],
+        culprit: None,
+    });
     assert_eq!(bench.labels_on(0).len(), 3);
     bench.assigned.clear();
     bench.step(Event::ExecutorDied { worker: WorkerId(0), reason, running: gone, waiting: vec![], culprit: None });

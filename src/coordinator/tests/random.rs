@@ -9,14 +9,22 @@ use proptest::prelude::*;
 
 #[derive(Debug, Clone)]
 enum Happening {
-    Arrive { stream: bool, name: u8, version: u8, declared: bool },
+    Arrive {
+        stream: bool,
+        name: u8,
+        version: u8,
+        declared: bool,
+    },
     Succeed(u8),
     Fail(u8, u8),
     Join(u8),
     Lose(u8),
     /// Worker, which of its attempts ran (bits), for the first of them or not.
     Die(u8, u8, bool),
-    Disk { success: bool, which: u8 },
+    Disk {
+        success: bool,
+        which: u8,
+    },
     Urgent(u8),
     Pass(u16),
     Stale(u8),

@@ -192,7 +192,9 @@ impl Shared {
         let mut packet = vec![0u8; PACKET];
         loop {
             match receive(control, &mut packet) {
-                Ok(Some((FromKeeper::Up { slot, pid }, Some(socket)))) => self.tell(slot, News::Up { pid, socket: socket.into() }),
+                Ok(Some((FromKeeper::Up { slot, pid }, Some(socket)))) => {
+                    self.tell(slot, News::Up { pid, socket: socket.into() })
+                }
                 Ok(Some((FromKeeper::Ended { slot, pid, how }, _))) => self.tell(slot, News::Ended { pid, how }),
                 Ok(Some((FromKeeper::Failed { slot, reason }, _))) => {
                     tracing::warn!(slot, "an executor cannot be started, trying again: {reason}");

@@ -127,7 +127,8 @@ impl Process {
 
     fn start_due(&mut self) {
         let now = Instant::now();
-        let due: Vec<u32> = self.slots.iter().filter(|(_, s)| s.due.is_some_and(|t| t <= now)).map(|(n, _)| *n).collect();
+        let due: Vec<u32> =
+            self.slots.iter().filter(|(_, s)| s.due.is_some_and(|t| t <= now)).map(|(n, _)| *n).collect();
         for number in due {
             let rank = self.rank;
             let Some(slot) = self.slots.get_mut(&number) else { continue };
@@ -175,11 +176,8 @@ impl Process {
     /// Kills what executors that ended have left behind: our children that are neither executors nor marked as one
     /// of a living executor's (which may well start a service that lives on under us).
     fn kill_strays(&self) {
-        let living: Vec<(u32, String)> = self
-            .slots
-            .iter()
-            .filter_map(|(n, s)| Some((s.running?.0, mark(self.rank, *n, s.started))))
-            .collect();
+        let living: Vec<(u32, String)> =
+            self.slots.iter().filter_map(|(n, s)| Some((s.running?.0, mark(self.rank, *n, s.started)))).collect();
         let me = std::process::id();
         let spared = |pid: u32| {
             living.iter().any(|(p, _)| *p == pid)
@@ -248,7 +246,6 @@ fn oom_kills() -> u64 {
     let found = text.lines().find_map(|l| l.strip_prefix("oom_kill "));
     found.and_then(|n| n.trim().parse().ok()).unwrap_or(0)
 }
-
 
 #[cfg(test)]
 mod tests {

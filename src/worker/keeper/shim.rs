@@ -42,9 +42,29 @@ pub fn become_limited(limits: &Limits) -> io::Result<()> {
 
 /// Prefixes of variables by which launchers speak to their ranks.
 const PREFIXES: &[&str] = &[
-    "PMI_", "PMI2_", "PMIX_", "OMPI_", "PRTE_", "OPAL_", "ORTE_", "PALS_", "HYDRA_", "HYDI_", "MPI_LOCAL", "MPIEXEC_",
-    "MPIR_", "SLURM_STEP", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_TASK", "SLURM_GTIDS", "SLURM_SRUN",
-    "SLURM_NTASKS", "SLURM_NPROCS", "SLURM_LAUNCH",
+    "PMI_",
+    "PMI2_",
+    "PMIX_",
+    "OMPI_",
+    "PRTE_",
+    "OPAL_",
+    "ORTE_",
+    "PALS_",
+    "HYDRA_",
+    "HYDI_",
+    "MPI_LOCAL",
+    "MPIEXEC_",
+    "MPIR_",
+    "SLURM_STEP",
+    "SLURM_PROCID",
+    "SLURM_LOCALID",
+    "SLURM_NODEID",
+    "SLURM_TASK",
+    "SLURM_GTIDS",
+    "SLURM_SRUN",
+    "SLURM_NTASKS",
+    "SLURM_NPROCS",
+    "SLURM_LAUNCH",
 ];
 
 /// Is this variable a launcher's?
@@ -67,10 +87,12 @@ mod tests {
 
     #[test]
     fn ranks_are_not_born_by_inheritance() {
-        for name in ["PMI_RANK", "OMPI_COMM_WORLD_SIZE", "PALS_RANKID", "SLURM_PROCID", "MPI_LOCALRANKID", "PMIX_RANK"] {
+        for name in ["PMI_RANK", "OMPI_COMM_WORLD_SIZE", "PALS_RANKID", "SLURM_PROCID", "MPI_LOCALRANKID", "PMIX_RANK"]
+        {
             assert!(is_launchers(name), "{name}");
         }
-        for name in ["CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "PATH", "SLURM_JOB_ID", "PBS_JOBID", "HDF5_PLUGIN_PATH"] {
+        for name in ["CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "PATH", "SLURM_JOB_ID", "PBS_JOBID", "HDF5_PLUGIN_PATH"]
+        {
             assert!(!is_launchers(name), "{name}");
         }
     }

@@ -29,8 +29,11 @@ pub fn below(root: u32) -> BTreeSet<u32> {
     let parents = parents();
     let mut found = BTreeSet::from([root]);
     loop {
-        let more: Vec<u32> =
-            parents.iter().filter(|(pid, up)| found.contains(up) && !found.contains(pid)).map(|(pid, _)| *pid).collect();
+        let more: Vec<u32> = parents
+            .iter()
+            .filter(|(pid, up)| found.contains(up) && !found.contains(pid))
+            .map(|(pid, _)| *pid)
+            .collect();
         if more.is_empty() {
             break;
         }
