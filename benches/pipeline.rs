@@ -139,6 +139,7 @@ fn scan(file: &Path, recipe: &str, threads: usize) -> Measured {
         staging: out.path().to_owned(),
         campaign: "bench".into(),
         resources: Resources { workers: 1, threads: threads as u32, task_memory },
+        task_limit_s: JobContext::TASK_LIMIT_S,
         carry: Vec::new(),
         epoch: 0,
     };

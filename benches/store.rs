@@ -80,8 +80,7 @@ fn restart(layout: &Layout) -> std::io::Result<()> {
         line(Entry::Arrived { job: n, key: key.clone(), bytes: 1 << 30 }, &mut group);
         for t in 0..TASKS_PER_SCAN {
             let label = format!("slab-{t:05}");
-            let file =
-                OutputFile { path: format!("parts/{label}.a{n}.h5"), bytes: 1 << 28, sha256: "0".repeat(64) };
+            let file = OutputFile { path: format!("parts/{label}.a{n}.h5"), bytes: 1 << 28, sha256: "0".repeat(64) };
             let output = TaskOutput { files: vec![file], ..TaskOutput::default() };
             let record = TaskRecord {
                 stage: 1,

@@ -15,4 +15,8 @@ suite! {
     foreign_text_does_no_harm,
     wrong_configuration_ends_with_78,
     the_measured_tooth_is_published,
+    a_crashed_executor_is_replaced,
+    a_killed_keeper_leaves_no_orphan,
+    nothing_outlives_a_killed_rank,
+    sigterm_to_everybody_drains_quickly,
 }

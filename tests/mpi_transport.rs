@@ -239,6 +239,7 @@ fn job(epoch: u32, carry: usize) -> ToWorker {
         staging: "/nowhere".into(),
         campaign: "c".into(),
         resources: Resources { workers: 1, threads: 1, task_memory: 1 },
+        task_limit_s: JobContext::TASK_LIMIT_S,
         carry: vec![record; carry],
         epoch,
     }))

@@ -155,6 +155,7 @@ fn headers(campaign: &Campaign, scan: &Scan) -> String {
         staging: PathBuf::new(),
         campaign: campaign.name.clone(),
         resources: Resources { workers: 1, threads: 1, task_memory: 1 << 30 },
+        task_limit_s: JobContext::TASK_LIMIT_S,
         carry: Vec::new(),
         epoch: 0,
     };

@@ -12,6 +12,7 @@ pub mod bench;
 pub mod check;
 pub mod doctor;
 pub mod exit;
+pub mod hidden;
 pub mod log;
 pub mod reconstruct;
 pub mod run;
@@ -90,6 +91,12 @@ pub enum Command {
     Bench(bench::Args),
     Completions(shell::CompletionsArgs),
     Man(shell::ManArgs),
+    #[command(hide = true)]
+    Keeper(hidden::KeeperArgs),
+    #[command(hide = true)]
+    Executor(hidden::ExecutorArgs),
+    #[command(hide = true)]
+    ExecShim(hidden::ShimArgs),
 }
 
 /// Parses the command line, does it, and says how it ended.
@@ -130,6 +137,9 @@ fn dispatch(command: Command) -> anyhow::Result<Exit> {
         Command::Bench(args) => bench::run(args),
         Command::Completions(args) => shell::completions(args),
         Command::Man(args) => shell::man(args),
+        Command::Keeper(args) => hidden::keeper(args),
+        Command::Executor(args) => hidden::executor(args),
+        Command::ExecShim(args) => hidden::shim(args),
     }
 }
 

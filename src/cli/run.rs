@@ -46,7 +46,7 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
     pilot::fit_for_state(&campaign.state).or_exit(Exit::Config)?;
     pilot::own_outputs(&campaign).or_exit(Exit::Config)?;
     super::log::to_file(&campaign.state, &id);
-    let joined = match pilot::join(args.workers, Arc::new(PilotServices)) {
+    let joined = match pilot::join(args.workers, Arc::new(PilotServices), pilot::Executors::from_environment()) {
         Ok(Some(joined)) => joined,
         Ok(None) => return Ok(Exit::Done),
         Err(e) if e.is_configuration() => return Err(e).or_exit(Exit::Config),

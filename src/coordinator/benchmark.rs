@@ -38,6 +38,8 @@ pub struct Figures {
     pub transport: String,
     /// Executors.
     pub workers: usize,
+    /// Where they lived: `processes` or `threads`.
+    pub executors: String,
     /// Tasks timed in each throughput run.
     pub tasks: usize,
     /// No-op tasks a second without journal.
@@ -56,6 +58,9 @@ pub struct Figures {
 pub struct BenchServices;
 
 impl Services for BenchServices {
+    fn name(&self) -> &'static str {
+        "bench"
+    }
     fn technique(&self, _: &str) -> Option<&'static dyn Technique> {
         Some(&Noops)
     }
@@ -207,6 +212,7 @@ fn scan(stream: &str, n: usize) -> Scan {
 pub fn run(
     transport: Box<dyn Transport>,
     name: String,
+    executors: &str,
     workers: usize,
     scratch: &Path,
     mut progress: impl FnMut(&str),
@@ -283,6 +289,7 @@ pub fn run(
     let figures = Figures {
         transport: name,
         workers,
+        executors: executors.to_owned(),
         tasks: STAGE * JOBS,
         tasks_per_s: plain,
         tasks_per_s_journalled: with_journal,

@@ -280,7 +280,10 @@ impl Core {
             Event::Rejected { stream, name, version, reason } => self.on_rejected(now, &stream, name, version, reason),
             Event::ArrivalsQuiet { obeyed, incomplete } => self.quiet = (obeyed == self.told).then_some(incomplete),
             Event::WorkerJoined { worker, host, threads, task_memory } => {
-                self.workers.join(worker, host, threads, task_memory);
+                self.on_worker_joined(now, worker, host, threads, task_memory);
+            }
+            Event::ExecutorDied { worker, reason, running, waiting, culprit } => {
+                self.on_executor_died(now, worker, &reason, &running, &waiting, culprit);
             }
             Event::WorkerLost { worker, reason } => self.on_worker_lost(now, worker, &reason),
             Event::Started { attempt, .. } => {

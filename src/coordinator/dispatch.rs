@@ -39,7 +39,8 @@ impl Core {
         if self.stopping || self.storage != Storage::Fine || self.assign_alone(now) {
             return;
         }
-        // Jobs whose next task avoids every worker with room wait for the next step.
+        self.workers.release_kept();
+        // Jobs whose next task avoids every worker with room, or must run alone and cannot, wait for the next step.
         let mut passed: Vec<JobNo> = Vec::new();
         while let Some((stream, place)) = self.queue.next() {
             let no = place.job;
@@ -61,14 +62,17 @@ impl Core {
     }
 
     /// The least loaded worker that the job's next task does not avoid; any, when it avoids all there are.
-    pub(super) fn worker_for(&self, no: JobNo) -> Option<WorkerId> {
+    pub(super) fn worker_for(&mut self, no: JobNo) -> Option<WorkerId> {
         let job = self.jobs.get(&no)?;
         let task = &job.tasks[*job.ready.front()?];
+        if task.solo {
+            return self.worker_for_solo(no);
+        }
         if task.avoid.is_empty() {
             return self.workers.least_loaded(&BTreeSet::new());
         }
         let avoid: BTreeSet<WorkerId> = task.avoid.iter().copied().collect();
-        let elsewhere = self.workers.iter().any(|(id, _)| !avoid.contains(&id));
+        let elsewhere = self.workers.iter().any(|(id, w)| !avoid.contains(&id) && !w.down);
         self.workers.least_loaded(if elsewhere { &avoid } else { const { &BTreeSet::new() } })
     }
 
@@ -105,6 +109,9 @@ impl Core {
             let context = Box::new(self.context(no, worker));
             self.order(Action::Context { worker, context });
         }
+        if self.jobs[&no].tasks[index].solo {
+            self.workers.runs_alone(worker, attempt);
+        }
         self.order(Action::Assign { worker, attempt, job: no, task: spec });
         expected_s
     }
@@ -126,6 +133,7 @@ impl Core {
                 threads: at.map_or(1, |w| w.threads),
                 task_memory: self.workers.iter().map(|(_, w)| w.task_memory).min().unwrap_or(1 << 30),
             },
+            task_limit_s: JobContext::TASK_LIMIT_S,
             carry: job.records.clone(),
             epoch: job.epoch,
         }
@@ -376,7 +384,7 @@ impl Core {
     }
 
     /// The preview is a courtesy: the scan goes on without one.
-    fn give_up_preview(&mut self, now: Time, no: JobNo) {
+    pub(super) fn give_up_preview(&mut self, now: Time, no: JobNo) {
         if let Some(job) = self.jobs.get_mut(&no) {
             job.preview_open = false;
             job.tasks.iter_mut().filter(|t| t.spec.kind == TaskKind::Preview).for_each(|t| t.done = true);
@@ -389,6 +397,7 @@ impl Core {
         let Some(job) = self.jobs.get_mut(&attempt.job) else { return };
         let task = &mut job.tasks[attempt.task];
         // A second try of it may be under way.
+        task.attempts.retain(|a| self.attempts.contains_key(a));
         if !task.done && task.attempts.is_empty() {
             job.ready.push_front(attempt.task);
             self.place(now, attempt.job);
@@ -402,9 +411,6 @@ impl Core {
         let mut blamed = BTreeSet::new();
         for no in gone.in_flight {
             let Some(attempt) = self.attempts.remove(&no) else { continue };
-            if let Some(task) = self.jobs.get_mut(&attempt.job).and_then(|j| j.tasks.get_mut(attempt.task)) {
-                task.attempts.retain(|a| *a != no);
-            }
             // What only waited in its queue cannot have killed it.
             if attempt.started {
                 blamed.insert(attempt.job);

@@ -115,8 +115,9 @@ pub struct Driver {
     pub clock: Clock,
 }
 
-/// A worker that said nothing for this long is given up: its own thread beats every second even while it computes.
-const SILENCE: Duration = Duration::from_secs(60);
+/// A worker that said nothing for this long is given up: a thread of its own beats every second even while it computes.
+/// One that was only paused is taken back when it speaks again.
+const SILENCE: Duration = Duration::from_secs(8);
 /// How long to sleep while a worker waits for its place in the heartbeat.
 const JOINING: Duration = Duration::from_millis(5);
 /// How often `show` is called.
@@ -131,6 +132,7 @@ impl Driver {
         let mut durable = 0;
         let mut answers: Vec<(WorkerId, FromWorker)> = Vec::new();
         let mut heard: BTreeMap<WorkerId, Instant> = BTreeMap::new();
+        let mut given_up: BTreeMap<WorkerId, bool> = BTreeMap::new();
         let mut shown = Instant::now();
         // Workers that said hello and are not in the heartbeat on disk yet.
         let mut joining: VecDeque<(u64, Event)> = VecDeque::new();
@@ -139,6 +141,9 @@ impl Driver {
             self.pulse.fetch_add(1, Ordering::Relaxed);
             let mut moved = self.transport.exchange(&mut answers);
             for (worker, message) in answers.drain(..) {
+                if self.is_given_up(worker, &message, &mut given_up) {
+                    continue;
+                }
                 match self.event_of(worker, message, &mut heard) {
                     Some((0, event)) => self.core.step(self.clock.now(), event, &mut orders),
                     Some(later) => joining.push_back(later),
@@ -174,7 +179,7 @@ impl Driver {
             if shown.elapsed() >= SHOW || finished {
                 shown = Instant::now();
                 (self.show)(self.core.view(self.clock.now()));
-                self.give_up_silent(&mut heard, &mut orders);
+                self.give_up_silent(&mut heard, &mut given_up, &mut orders);
             }
             if finished {
                 return (self.core, self.transport, self.disk);
@@ -197,8 +202,8 @@ impl Driver {
         let at_once = |event| Some((0, event));
         heard.insert(worker, Instant::now());
         match message {
-            FromWorker::Hello { host, pid, threads, task_memory, .. } => {
-                let process = Process { host: host.clone(), boot: String::new(), pid, pid_start: 0 };
+            FromWorker::Hello { host, boot, pid, pid_start, threads, task_memory, .. } => {
+                let process = Process { host: host.clone(), boot, pid, pid_start };
                 let version = self.writers.add(worker, process);
                 Some((version, Event::WorkerJoined { worker, host, threads, task_memory }))
             }
@@ -207,6 +212,13 @@ impl Driver {
                 at_once(Event::TaskEnded { worker, attempt: AttemptNo(attempt), result })
             }
             FromWorker::Beat { .. } => None,
+            FromWorker::ExecutorDied { reason, running, waiting, culprit } => {
+                let numbers = |of: Vec<u64>| of.into_iter().map(AttemptNo).collect();
+                let (running, waiting) = (numbers(running), numbers(waiting));
+                // Its keeper has reaped it.
+                self.writers.reaped(worker);
+                at_once(Event::ExecutorDied { worker, reason, running, waiting, culprit: culprit.map(AttemptNo) })
+            }
             FromWorker::Bye => {
                 heard.remove(&worker);
                 self.writers.reaped(worker);
@@ -215,10 +227,35 @@ impl Driver {
         }
     }
 
-    fn give_up_silent(&mut self, heard: &mut BTreeMap<WorkerId, Instant>, orders: &mut Vec<Ordered>) {
+    /// A worker that was given up for silence and speaks again holds work that others have by now: it is told, once, to
+    /// start over, and heard again from its hello on. `given_up` says of each whether it was told.
+    fn is_given_up(&mut self, worker: WorkerId, message: &FromWorker, given_up: &mut BTreeMap<WorkerId, bool>) -> bool {
+        let Some(told) = given_up.get_mut(&worker) else { return false };
+        match message {
+            FromWorker::Hello { .. } | FromWorker::Bye => {
+                given_up.remove(&worker);
+                return false;
+            }
+            _ if !*told => {
+                *told = true;
+                tracing::info!(%worker, "it speaks again; it is told to start over");
+                self.transport.send(worker, ToWorker::Reset);
+            }
+            _ => {}
+        }
+        true
+    }
+
+    fn give_up_silent(
+        &mut self,
+        heard: &mut BTreeMap<WorkerId, Instant>,
+        given_up: &mut BTreeMap<WorkerId, bool>,
+        orders: &mut Vec<Ordered>,
+    ) {
         let silent = heard.iter().filter(|(_, at)| at.elapsed() > SILENCE).map(|(w, _)| *w);
         for worker in silent.collect::<Vec<_>>() {
             heard.remove(&worker);
+            given_up.insert(worker, false);
             let reason = format!("nothing heard for {} s", SILENCE.as_secs());
             self.core.step(self.clock.now(), Event::WorkerLost { worker, reason }, orders);
         }

@@ -162,6 +162,19 @@ pub enum Event {
         /// As known.
         reason: String,
     },
+    /// A worker's executor ended without being asked to. Its rank lives; another one will say hello.
+    ExecutorDied {
+        /// Where.
+        worker: WorkerId,
+        /// How it ended.
+        reason: String,
+        /// What it had started.
+        running: Vec<AttemptNo>,
+        /// What it held and had not started.
+        waiting: Vec<AttemptNo>,
+        /// For which of them it was killed, when that is why.
+        culprit: Option<AttemptNo>,
+    },
     /// An attempt left the worker's prefetch queue.
     Started {
         /// Where.

@@ -69,10 +69,12 @@ pub struct Task {
     pub strikes: u32,
     /// Where it failed: it goes elsewhere while there is an elsewhere.
     pub avoid: Vec<WorkerId>,
+    /// Executors that ended while they ran it.
+    pub crashes: u32,
+    /// It is suspected of ending executors, and runs on a worker that does nothing else.
+    pub solo: bool,
     /// The tries under way: one, or two when the first is a straggler.
     pub attempts: Vec<AttemptNo>,
-    /// It was there when an executor died: it runs alone on its worker.
-    pub solo: bool,
     /// Recorded.
     pub done: bool,
 }
@@ -176,8 +178,9 @@ impl Job {
             stage,
             strikes: 0,
             avoid: Vec::new(),
-            attempts: Vec::new(),
+            crashes: 0,
             solo: false,
+            attempts: Vec::new(),
             done: false,
         });
         if front {

@@ -1,11 +1,12 @@
 //! The pure core and the driver around it. `core` decides, `driver` moves bytes, `io` touches the filesystem.
 //!
-//! `core`, `dispatch`, `job`, `queue`, `workers`, `event` and `view` import no clock, thread, filesystem or MPI
+//! `core`, `deaths`, `dispatch`, `job`, `queue`, `workers`, `event` and `view` import no clock, thread, filesystem or MPI
 //! item: `tests::the_core_is_pure` reads their source and says so.
 
 mod adoption;
 pub mod benchmark;
 pub mod core;
+mod deaths;
 pub mod disk;
 mod dispatch;
 pub mod driver;

@@ -7,7 +7,7 @@ mod join;
 mod services;
 mod threads;
 
-pub use join::{Joined, join};
+pub use join::{Executors, Joined, join};
 pub use services::PilotServices;
 
 use super::core::{Core, Limits, StreamSpec};

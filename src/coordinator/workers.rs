@@ -32,6 +32,10 @@ pub struct Worker {
     pub pace_s: f64,
     /// When the last result came, while something stayed in flight.
     pub last_end: Option<Time>,
+    /// Its executor died, and the next one has not said hello.
+    pub down: bool,
+    /// Kept for, or busy with, a task that must run alone.
+    pub alone: Option<Alone>,
     /// Turn of the last assignment.
     turn: u64,
     /// Tasks ended here.
@@ -42,6 +46,15 @@ pub struct Worker {
     blames: VecDeque<Time>,
     /// It gets nothing more.
     pub drained: bool,
+}
+
+/// Why a worker gets nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alone {
+    /// It finishes what it has; a task that must run alone waits for it.
+    Kept,
+    /// It runs that task.
+    Busy(AttemptNo),
 }
 
 impl Worker {
@@ -72,7 +85,7 @@ pub struct Workers {
 type Room = (usize, u64, WorkerId);
 
 impl Workers {
-    /// Adds a worker, or replaces one that joins again; returns false when it was known.
+    /// Adds a worker; returns false when it was known.
     pub fn join(&mut self, id: WorkerId, host: String, threads: u32, task_memory: u64) -> bool {
         let known = self.table.contains_key(&id);
         if !known {
@@ -84,6 +97,8 @@ impl Workers {
                 contexts: BTreeMap::new(),
                 pace_s: 0.0,
                 last_end: None,
+                down: false,
+                alone: None,
                 turn: 0,
                 ended: 0,
                 failed: 0,
@@ -155,8 +170,54 @@ impl Workers {
                 worker.pace_s = if worker.pace_s > 0.0 { 0.9 * worker.pace_s + 0.1 * gap } else { gap };
             }
         }
+        if worker.alone == Some(Alone::Busy(attempt)) {
+            worker.alone = None;
+        }
         // An idle spell says nothing about the pace.
         worker.last_end = (!worker.in_flight.is_empty()).then_some(now);
+        self.update_room(id, Some(before));
+    }
+
+    /// The executor of a worker is gone, or another one took its place: it holds nothing and knows nothing. Returns what
+    /// it held. While `down` it gets nothing.
+    pub fn restart(&mut self, id: WorkerId, down: bool) -> BTreeSet<AttemptNo> {
+        let Some(worker) = self.table.get_mut(&id) else { return BTreeSet::new() };
+        let before = worker.room(id);
+        let held = std::mem::take(&mut worker.in_flight);
+        worker.contexts.clear();
+        worker.last_end = None;
+        worker.alone = None;
+        worker.down = down;
+        self.update_room(id, Some(before));
+        held
+    }
+
+    /// A worker for a task that must run alone, `excluded` apart: an idle one. When all are busy, the least loaded is
+    /// kept for it, and gets nothing more until [`Workers::release_kept`].
+    pub fn for_solo(&mut self, excluded: &BTreeSet<WorkerId>) -> Option<WorkerId> {
+        let id = self.least_loaded(excluded)?;
+        if self.table.get(&id).is_some_and(|w| w.in_flight.is_empty()) {
+            return Some(id);
+        }
+        self.set_alone(id, Some(Alone::Kept));
+        None
+    }
+
+    /// The attempt just sent to this worker runs alone.
+    pub fn runs_alone(&mut self, id: WorkerId, attempt: AttemptNo) {
+        self.set_alone(id, Some(Alone::Busy(attempt)));
+    }
+
+    /// Workers that are kept get work again, unless they are kept again.
+    pub fn release_kept(&mut self) {
+        let kept = self.table.iter().filter(|(_, w)| w.alone == Some(Alone::Kept)).map(|(id, _)| *id);
+        kept.collect::<Vec<_>>().into_iter().for_each(|id| self.set_alone(id, None));
+    }
+
+    fn set_alone(&mut self, id: WorkerId, alone: Option<Alone>) {
+        let Some(worker) = self.table.get_mut(&id) else { return };
+        let before = worker.room(id);
+        worker.alone = alone;
         self.update_room(id, Some(before));
     }
 
@@ -200,7 +261,8 @@ impl Workers {
             self.room.remove(&before);
         }
         let Some(worker) = self.table.get(&id) else { return };
-        if worker.in_flight.len() < worker.depth() && !worker.drained {
+        let closed = worker.down || worker.drained || worker.alone.is_some();
+        if worker.in_flight.len() < worker.depth() && !closed {
             self.room.insert(worker.room(id));
         }
     }
@@ -214,11 +276,15 @@ impl Workers {
         for (id, worker) in &self.table {
             assert!(worker.in_flight.len() <= MAX_DEPTH, "worker {id} holds too much");
             let listed = self.room.contains(&worker.room(*id));
+            let closed = worker.down || worker.drained || worker.alone.is_some();
             assert!(
-                listed || worker.drained || worker.in_flight.len() >= PIPELINE_DEPTH,
-                "worker {id} has room but is not listed"
+                listed != closed || worker.in_flight.len() >= PIPELINE_DEPTH,
+                "worker {id}: room and list disagree"
             );
-            assert!(!(listed && worker.drained), "worker {id} is drained and listed");
+            assert!(!(listed && closed), "worker {id} is listed and must get nothing");
+            if let Some(Alone::Busy(attempt)) = worker.alone {
+                assert!(worker.in_flight.iter().eq([&attempt]), "worker {id} does not run {attempt:?} alone");
+            }
         }
     }
 }

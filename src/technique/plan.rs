@@ -69,6 +69,11 @@ pub struct Plan {
     pub unit: String,
 }
 
+impl JobContext {
+    /// [`JobContext::task_limit_s`] where nobody says otherwise.
+    pub const TASK_LIMIT_S: f64 = 900.0;
+}
+
 impl Plan {
     /// Stages a job may have, those returned by `decide` tasks included.
     pub const MAX_STAGES: usize = 64;
@@ -97,6 +102,8 @@ pub struct JobContext {
     pub resources: Resources,
     /// What finished tasks of earlier stages reported, in stage and label order.
     pub carry: Vec<TaskRecord>,
+    /// Seconds one task may take from its start to its answer; an executor that takes longer is killed.
+    pub task_limit_s: f64,
     /// Grows with `carry`; a worker replaces a context by one of a later epoch.
     pub epoch: u32,
 }

@@ -21,7 +21,7 @@ use std::collections::VecDeque;
 /// First bytes of every frame.
 pub const MAGIC: [u8; 4] = *b"BPLT";
 /// Version of header and messages. Raise it with any change to [`super::wire`] or to what travels in it.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Bytes of the header.
 pub const HEADER: usize = 20;
 /// A frame is closed once its payload holds this many bytes.
@@ -139,6 +139,24 @@ pub fn pack<M: Message>(queue: &mut VecDeque<M>) -> Option<Result<Vec<u8>, (M, F
     header[16..20].copy_from_slice(&crc.to_le_bytes());
     frame[..HEADER].copy_from_slice(&header);
     Some(Ok(frame))
+}
+
+/// Length of the frame that these bytes begin with; `None` while its header is not complete.
+///
+/// # Errors
+/// The bytes are not a frame of this version.
+pub fn length(bytes: &[u8]) -> Result<Option<usize>, FrameError> {
+    let Some((header, _)) = bytes.split_first_chunk::<HEADER>() else { return Ok(None) };
+    let magic = [header[0], header[1], header[2], header[3]];
+    if magic != MAGIC {
+        return Err(FrameError::Magic(magic));
+    }
+    let got = u16::from_le_bytes([header[4], header[5]]);
+    if got != VERSION {
+        return Err(FrameError::Version { got });
+    }
+    let payload = u32::from_le_bytes([header[12], header[13], header[14], header[15]]) as usize;
+    if payload > MAX_PAYLOAD { Err(FrameError::TooLarge { bytes: payload }) } else { Ok(Some(HEADER + payload)) }
 }
 
 /// Appends a frame's messages to `inbox`; all of them or none.

@@ -1,11 +1,11 @@
-//! The coordinator's end towards executors in its own process: everything on a laptop, rank 0's share under MPI.
+//! The coordinator's end towards executors of its own rank: everything on a laptop, rank 0's share under MPI.
 //!
 //! Contract: as [`Transport`]. Nothing is polled: [`LocalTransport::idle`] sleeps until an executor or the
 //! coordinator's own threads have something. Messages to an unknown worker are dropped with a warning.
 
 use super::wire::{FromWorker, ToWorker};
 use super::{Transport, TransportError, WorkerId};
-use crate::worker::executor::{Executor, ExecutorConfig};
+use crate::worker::{ExecutorConfig, Hosted};
 use crossbeam::channel::{Receiver, Select, Sender, unbounded};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 const GOODBYE: Duration = Duration::from_millis(1200);
 
 struct Line {
-    executor: Executor,
+    executor: Hosted,
     queued: Vec<ToWorker>,
 }
 
-/// Executors in this process.
+/// Executors of this rank, in its threads or in processes of their own.
 pub struct LocalTransport {
     lines: BTreeMap<WorkerId, Line>,
     out: Receiver<(WorkerId, FromWorker)>,
@@ -35,7 +35,7 @@ impl LocalTransport {
         let (keep, out) = unbounded();
         let mut lines = BTreeMap::new();
         for config in configs {
-            let executor = Executor::spawn(config, keep.clone())?;
+            let executor = Hosted::spawn(config, keep.clone())?;
             lines.insert(executor.id(), Line { executor, queued: Vec::new() });
         }
         Ok(Self { lines, out, _keep: keep })
@@ -91,7 +91,7 @@ impl LocalTransport {
         for (worker, line) in std::mem::take(&mut self.lines) {
             let left = deadline.saturating_duration_since(Instant::now());
             if !line.executor.join(left) {
-                tracing::warn!(%worker, "executor is stuck in a task; its threads are left behind");
+                tracing::warn!(%worker, "executor is stuck in a task; it is left behind");
                 all = false;
             }
         }
@@ -110,6 +110,9 @@ impl Transport for LocalTransport {
     fn exchange(&mut self, inbox: &mut Vec<(WorkerId, FromWorker)>) -> bool {
         let before = inbox.len();
         let mut sent = false;
+        if let Some(line) = self.lines.values().next() {
+            line.executor.look_after();
+        }
         for line in self.lines.values_mut().filter(|l| !l.queued.is_empty()) {
             line.executor.deliver(line.queued.drain(..));
             sent = true;

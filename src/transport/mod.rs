@@ -6,6 +6,7 @@ pub mod launch;
 pub mod local;
 #[cfg(feature = "mpi")]
 pub mod mpi;
+pub mod stream;
 pub mod wire;
 
 pub use launch::under_mpiexec;
@@ -95,7 +96,7 @@ pub enum TransportError {
         error: frame::FrameError,
     },
     /// The rank's own executor could not be started.
-    #[error("cannot start the executor's threads: {0}")]
+    #[error("cannot start an executor: {0}")]
     Executor(#[from] std::io::Error),
 }
 

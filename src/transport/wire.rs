@@ -4,6 +4,8 @@
 //! - Every [`ToWorker::Run`] is answered by exactly one [`FromWorker::Done`], a cancelled one too (with
 //!   [`CANCELLED`]), except what a [`ToWorker::Shutdown`] finds unfinished.
 //! - [`FromWorker::Started`] comes before it for everything but no-ops and attempts dropped before their start.
+//! - [`FromWorker::ExecutorDied`] names attempts that will not be answered. Whatever was sent before it is lost, named
+//!   or not, and so is what is sent between it and the next [`FromWorker::Hello`].
 //! - Nothing follows [`FromWorker::Bye`].
 
 use crate::technique::plan::{Fault, JobContext, TaskOutput, TaskSpec};
@@ -41,6 +43,8 @@ pub enum ToWorker {
         /// The job.
         job: u64,
     },
+    /// You were given up, and spoke again: end what runs, start afresh and say [`FromWorker::Hello`].
+    Reset,
     /// Finish nothing more, say [`FromWorker::Bye`] and end.
     Shutdown,
 }
@@ -55,8 +59,12 @@ pub enum FromWorker {
         build: String,
         /// Host name.
         host: String,
-        /// Process id.
+        /// Process id of the executor.
         pid: u32,
+        /// Boot id of the host, with which `pid` and `pid_start` name one process for ever.
+        boot: String,
+        /// When that process started, in the kernel's ticks since boot; 0 when unknown.
+        pid_start: u64,
         /// Threads of the executor.
         threads: u32,
         /// Bytes one task may use.
@@ -78,6 +86,17 @@ pub enum FromWorker {
     Beat {
         /// Resident memory of the process, bytes.
         rss: u64,
+    },
+    /// The executor ended without being asked to; the replacement's `Hello` follows when it is up.
+    ExecutorDied {
+        /// How it ended.
+        reason: String,
+        /// Attempts it had started and not answered.
+        running: Vec<u64>,
+        /// Attempts it had not started.
+        waiting: Vec<u64>,
+        /// The attempt for which it was killed, when that is why: it ran longer than its job allows.
+        culprit: Option<u64>,
     },
     /// Last message.
     Bye,

@@ -3,11 +3,12 @@
 //! Contract
 //! - One thread, the one that owns the link (MPI); it makes no filesystem call. It sleeps between looks as
 //!   [`Backoff`] says, and the executor's answers wake it at once.
-//! - It ends when the executor has said `Bye` and everything has left. It does **not** watch whether rank 0 lives:
+//! - It ends after `Shutdown`, when the executor has said `Bye` and everything has left. An executor that says `Bye`
+//!   unasked (its keeper died) leaves a rank that only waits for `Shutdown`. It does **not** watch whether rank 0 lives:
 //!   an idle rank 0 says nothing, and when rank 0 dies the launcher kills the other ranks (all launchers in
 //!   FACILITY.md do, unless told otherwise). SIGTERM is the caller's.
 
-use super::executor::Executor;
+use super::hosted::Hosted;
 use crate::transport::backoff::{Backoff, Pause, precise_sleeps};
 use crate::transport::wire::{FromWorker, ToWorker};
 use crate::transport::{TransportError, WorkerId};
@@ -31,24 +32,35 @@ pub trait Link {
 const FLUSH: Duration = Duration::from_secs(5);
 
 /// Serves until shutdown. `answers` is the other end of what `executor` was given. Returns the executor, stopped
-/// but perhaps still stuck in a phase: see [`Executor::join`].
+/// but perhaps still stuck in a phase: see [`Hosted::join`].
 ///
 /// # Errors
 /// Rank 0 speaks another version: this rank must exit.
 pub fn run(
     link: &mut dyn Link,
-    executor: Executor,
+    executor: impl Into<Hosted>,
     answers: &Receiver<(WorkerId, FromWorker)>,
-) -> Result<Executor, TransportError> {
+) -> Result<Hosted, TransportError> {
     precise_sleeps();
+    let executor = executor.into();
     let mut backoff = Backoff::new(Instant::now());
     let mut inbox = Vec::new();
     let mut leaving: Option<Instant> = None;
+    let (mut told, mut gone) = (false, false);
     loop {
         let mut active = link.exchange(&mut inbox)?;
+        if inbox.contains(&ToWorker::Shutdown) {
+            told = true;
+            if gone {
+                link.send(FromWorker::Bye);
+            }
+        }
         executor.deliver(inbox.drain(..));
         for (_, answer) in answers.try_iter() {
-            active |= forward(link, answer, &mut leaving);
+            active |= forward(link, answer, &mut gone);
+        }
+        if told && gone {
+            leaving.get_or_insert(Instant::now() + FLUSH);
         }
         if active {
             backoff.touch(Instant::now());
@@ -66,7 +78,7 @@ pub fn run(
             Pause::Yield => std::thread::yield_now(),
             Pause::Sleep(pause) => match answers.recv_timeout(pause) {
                 Ok((_, answer)) => {
-                    if forward(link, answer, &mut leaving) {
+                    if forward(link, answer, &mut gone) {
                         backoff.touch(Instant::now());
                     }
                 }
@@ -79,10 +91,8 @@ pub fn run(
 }
 
 /// True when the message is more than a heartbeat.
-fn forward(link: &mut dyn Link, answer: FromWorker, leaving: &mut Option<Instant>) -> bool {
-    if answer == FromWorker::Bye {
-        *leaving = Some(Instant::now() + FLUSH);
-    }
+fn forward(link: &mut dyn Link, answer: FromWorker, gone: &mut bool) -> bool {
+    *gone |= answer == FromWorker::Bye;
     let active = !matches!(answer, FromWorker::Beat { .. });
     link.send(answer);
     active
@@ -93,7 +103,7 @@ mod tests {
     use super::*;
     use crate::technique::{Fault, TaskContext, TaskKind, TaskOutput, TaskSpec};
     use crate::transport::frame::FrameError;
-    use crate::worker::{ExecutorConfig, Services};
+    use crate::worker::{Executor, ExecutorConfig, Services};
     use std::sync::Arc;
 
     struct Nothing;
@@ -132,7 +142,7 @@ mod tests {
         }
     }
 
-    fn play(steps: Vec<Result<ToWorker, FrameError>>) -> (Script, Result<Executor, TransportError>) {
+    fn play(steps: Vec<Result<ToWorker, FrameError>>) -> (Script, Result<Hosted, TransportError>) {
         let (out, answers) = crossbeam::channel::unbounded();
         let config = ExecutorConfig::new(WorkerId(3), "here", 1, 1, Arc::new(Nothing));
         let executor = Executor::spawn(config, out).unwrap();

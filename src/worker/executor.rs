@@ -17,6 +17,7 @@
 //! it; with one or two threads nothing would overlap at all. The price is that decompression competes with
 //! computing for cores; the kernel shares them out, and neither waits for the other's disk.
 
+use super::hosted::Hosting;
 use super::panics::Book;
 use super::phases;
 use crate::technique::plan::{Fault, JobContext, TaskKind, TaskOutput, TaskSpec};
@@ -32,6 +33,11 @@ use std::time::{Duration, Instant};
 
 /// What an executor needs beside techniques.
 pub trait Services: Send + Sync {
+    /// What an executor in a process of its own is told, to find the same services.
+    fn name(&self) -> &'static str {
+        "pilot"
+    }
+
     /// The technique of that name.
     fn technique(&self, name: &str) -> Option<&'static dyn Technique> {
         crate::technique::registry(name)
@@ -63,6 +69,8 @@ pub struct ExecutorConfig {
     pub task_memory: u64,
     /// Techniques, verification and sealing.
     pub services: Arc<dyn Services>,
+    /// Threads of this process, or a process of its own.
+    pub hosting: Hosting,
     /// Build announced in `Hello`; tests announce another one.
     pub build: String,
     /// Time between beats.
@@ -86,6 +94,7 @@ impl ExecutorConfig {
             threads: threads.max(1),
             task_memory,
             services,
+            hosting: Hosting::Threads,
             build: crate::BUILD.to_owned(),
             beat: Duration::from_secs(1),
             grace: Duration::from_secs(2),
@@ -110,6 +119,8 @@ impl Executor {
             build: config.build.clone(),
             host: config.host.clone(),
             pid: std::process::id(),
+            boot: crate::store::claims::boot_id(),
+            pid_start: crate::store::claims::process_start(std::process::id()).unwrap_or(0),
             threads: config.threads as u32,
             task_memory: config.task_memory,
         };
@@ -239,6 +250,8 @@ impl Queue {
                 let started = self.running.values().filter(|(of, _)| *of == job);
                 started.for_each(|(_, flag)| flag.store(true, Ordering::Relaxed));
             }
+            // Threads cannot be killed: whoever hosts this executor, or nobody, obeys.
+            ToWorker::Reset => tracing::warn!("told to start over; an executor in threads cannot"),
             ToWorker::Shutdown => {
                 self.pending.clear();
                 self.stopping = true;

@@ -145,6 +145,7 @@ impl Rig {
             staging: PathBuf::new(),
             campaign: "c".into(),
             resources: technique::Resources { workers: 1, threads: 1, task_memory: 1 },
+            task_limit_s: JobContext::TASK_LIMIT_S,
             carry: vec![],
             epoch,
         }

@@ -2,6 +2,7 @@
 //! `mpi_pilot.rs` under mpiexec (once for each MPI that is installed).
 #![allow(dead_code)] // Each test executable uses its part.
 
+pub mod executors;
 pub mod rig;
 pub mod scenarios;
 

@@ -34,7 +34,30 @@ pub struct Pilot {
     log: PathBuf,
 }
 
+/// What a process of a pilot is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Rank,
+    Keeper,
+    Executor,
+}
+
 impl Pilot {
+    /// The pilot's living processes of that role.
+    pub fn pids(&self, role: Role) -> Vec<u32> {
+        let word = match role {
+            Role::Rank => "run",
+            Role::Keeper => "keeper",
+            Role::Executor => "executor",
+        };
+        let has_role = |pid: &u32| {
+            let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let mut words = line.split('\0');
+            words.next().is_some_and(|w| w.ends_with("beampilot")) && words.next() == Some(word)
+        };
+        descendants(self.child.id()).into_iter().filter(has_role).filter(|pid| is_alive(*pid)).collect()
+    }
+
     /// SIGKILL to launcher, ranks and all.
     pub fn kill(&mut self) {
         signal(&descendants(self.child.id()), "KILL");
@@ -80,13 +103,29 @@ impl Drop for Pilot {
 }
 
 /// A process and everything below it. Open MPI puts ranks into process groups of their own, so groups do not tell.
-fn descendants(pid: u32) -> Vec<u32> {
+pub fn descendants(pid: u32) -> Vec<u32> {
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     let below = children.split_whitespace().filter_map(|c| c.parse().ok()).flat_map(descendants);
     below.chain([pid]).collect()
 }
 
-fn signal(pids: &[u32], name: &str) {
+/// State letter and parent.
+fn stat(pid: u32) -> Option<(char, u32)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace();
+    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
+}
+
+/// There, and no zombie.
+pub fn is_alive(pid: u32) -> bool {
+    stat(pid).is_some_and(|(state, _)| !matches!(state, 'Z' | 'X'))
+}
+
+pub fn parent(pid: u32) -> Option<u32> {
+    Some(stat(pid)?.1)
+}
+
+pub fn signal(pids: &[u32], name: &str) {
     let pids = pids.iter().map(u32::to_string);
     let _ = Command::new("kill").arg(format!("-{name}")).args(pids).stderr(Stdio::null()).status();
 }

@@ -1,8 +1,9 @@
-//! Joining: MPI under mpiexec, executors in this process otherwise. Worker ranks serve here and never return to
+//! Joining: MPI under mpiexec, executors of this process otherwise. Worker ranks serve here and never return to
 //! the caller with a transport.
 
 use crate::transport::{LocalTransport, Transport, TransportError, WorkerId, under_mpiexec};
-use crate::worker::{ExecutorConfig, Services, topology};
+use crate::worker::keeper::Keeper;
+use crate::worker::{ExecutorConfig, Hosting, Services, topology};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -25,35 +26,75 @@ fn default_workers() -> usize {
     topology::share(1, 1).threads.div_ceil(8).max(1)
 }
 
-/// Joins. `None`: this was a worker rank, it has served and said goodbye.
-///
-/// # Errors
-/// Ranks of different builds or MPIs; threads that could not be started.
-pub fn join(workers: Option<NonZeroUsize>, services: Arc<dyn Services>) -> Result<Option<Joined>, TransportError> {
-    match under_mpiexec()? {
-        None => embedded(workers, services).map(Some),
-        Some(_) => ranks(services),
+/// Where executors live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Executors {
+    /// In processes of their own, under a keeper: a crash costs a task.
+    Processes,
+    /// In threads of their rank: a crash costs the rank. For debuggers and comparisons.
+    Threads,
+}
+
+impl Executors {
+    /// Processes, unless BEAMPILOT_EXECUTORS says `threads`.
+    pub fn from_environment() -> Self {
+        match std::env::var("BEAMPILOT_EXECUTORS") {
+            Ok(word) if word == "threads" => Self::Threads,
+            _ => Self::Processes,
+        }
+    }
+
+    /// Must run on the main thread, and before MPI is initialized. `revivable`: it never will be.
+    fn hosting(self, revivable: bool) -> Result<Hosting, TransportError> {
+        Ok(match self {
+            Self::Threads => Hosting::Threads,
+            Self::Processes => Hosting::Processes(Arc::new(Keeper::start(revivable)?)),
+        })
     }
 }
 
-fn embedded(workers: Option<NonZeroUsize>, services: Arc<dyn Services>) -> Result<Joined, TransportError> {
+/// Joins. `None`: this was a worker rank, it has served and said goodbye. To be called on the main thread.
+///
+/// # Errors
+/// Ranks of different builds or MPIs; threads or processes that could not be started.
+pub fn join(
+    workers: Option<NonZeroUsize>,
+    services: Arc<dyn Services>,
+    executors: Executors,
+) -> Result<Option<Joined>, TransportError> {
+    match under_mpiexec()? {
+        None => embedded(workers, services, executors).map(Some),
+        Some(_) => ranks(services, executors),
+    }
+}
+
+fn embedded(
+    workers: Option<NonZeroUsize>,
+    services: Arc<dyn Services>,
+    executors: Executors,
+) -> Result<Joined, TransportError> {
     let n = workers.map_or_else(default_workers, NonZeroUsize::get);
     let share = topology::share(1, n);
+    let hosting = executors.hosting(true)?;
     let config = |i: usize| {
         let id = WorkerId(u32::try_from(i).unwrap_or(u32::MAX));
-        ExecutorConfig::new(id, topology::host(), share.threads, share.task_memory, services.clone())
+        let config = ExecutorConfig::new(id, topology::host(), share.threads, share.task_memory, services.clone());
+        ExecutorConfig { hosting: hosting.clone(), ..config }
     };
     let transport = Box::new(LocalTransport::new((0..n).map(config))?);
     Ok(Joined { transport, name: "embedded".to_owned(), workers: n, exit_code: None })
 }
 
 #[cfg(feature = "mpi")]
-fn ranks(services: Arc<dyn Services>) -> Result<Option<Joined>, TransportError> {
+fn ranks(services: Arc<dyn Services>, executors: Executors) -> Result<Option<Joined>, TransportError> {
     use crate::transport::mpi;
+    // What starts processes must be born before MPI.
+    let hosting = executors.hosting(false)?;
     let session = mpi::connect(&mpi::Options::default())?;
     let share = session.share();
     let id = WorkerId(u32::try_from(session.rank()).unwrap_or(u32::MAX));
     let config = ExecutorConfig::new(id, topology::host(), share.threads, share.task_memory, services);
+    let config = ExecutorConfig { hosting, ..config };
     let workers = session.size();
     if session.rank() == 0 {
         let transport = session.coordinator(Some(config))?;
@@ -66,10 +107,10 @@ fn ranks(services: Arc<dyn Services>) -> Result<Option<Joined>, TransportError> 
         signal_hook::flag::register(signal, ignored.clone()).map_err(TransportError::Executor)?;
     }
     let (answers_out, answers) = crossbeam::channel::unbounded();
-    let executor = crate::worker::Executor::spawn(config, answers_out).map_err(TransportError::Executor)?;
+    let executor = crate::worker::Hosted::spawn(config, answers_out).map_err(TransportError::Executor)?;
     let mut link = session.worker();
     let executor = crate::worker::agent::run(&mut link, executor, &answers)?;
-    let ended = executor.join(std::time::Duration::from_secs(2));
+    let ended = executor.join(std::time::Duration::from_secs(1));
     link.finalize(0);
     if !ended {
         // A phase hangs, perhaps inside HDF5, whose exit handlers would wait for it.
@@ -79,7 +120,7 @@ fn ranks(services: Arc<dyn Services>) -> Result<Option<Joined>, TransportError> 
 }
 
 #[cfg(not(feature = "mpi"))]
-fn ranks(_: Arc<dyn Services>) -> Result<Option<Joined>, TransportError> {
+fn ranks(_: Arc<dyn Services>, _: Executors) -> Result<Option<Joined>, TransportError> {
     // `under_mpiexec` refused already.
     Ok(None)
 }

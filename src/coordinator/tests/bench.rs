@@ -100,6 +100,8 @@ impl Bench {
     }
 
     pub fn join(&mut self, w: u32) {
+        // A fresh executor holds nothing of the last one.
+        self.assigned.retain(|a| a.0 != WorkerId(w));
         self.step(Event::WorkerJoined { worker: WorkerId(w), host: "node".into(), threads: 1, task_memory: 1 << 30 });
     }
 

@@ -1,6 +1,7 @@
 //! Tests of the core: builders that show only what a test is about, a bench that consumes every action.
 
 mod bench;
+mod deaths;
 mod random;
 mod scenarios;
 
@@ -10,6 +11,7 @@ fn the_core_is_pure() {
     let sources = [
         ("adoption.rs", include_str!("../adoption.rs")),
         ("core.rs", include_str!("../core.rs")),
+        ("deaths.rs", include_str!("../deaths.rs")),
         ("dispatch.rs", include_str!("../dispatch.rs")),
         ("event.rs", include_str!("../event.rs")),
         ("health.rs", include_str!("../health.rs")),

@@ -9,12 +9,22 @@ use proptest::prelude::*;
 
 #[derive(Debug, Clone)]
 enum Happening {
-    Arrive { stream: bool, name: u8, version: u8, declared: bool },
+    Arrive {
+        stream: bool,
+        name: u8,
+        version: u8,
+        declared: bool,
+    },
     Succeed(u8),
     Fail(u8, u8),
     Join(u8),
     Lose(u8),
-    Disk { success: bool, which: u8 },
+    /// Worker, which of its attempts ran (bits), for the first of them or not.
+    Die(u8, u8, bool),
+    Disk {
+        success: bool,
+        which: u8,
+    },
     Urgent(u8),
     Pass(u16),
     Stale(u8),
@@ -28,6 +38,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         3 => (any::<u8>(), 0..5u8).prop_map(|(i, f)| Happening::Fail(i, f)),
         1 => (0..4u8).prop_map(Happening::Join),
         1 => (0..4u8).prop_map(Happening::Lose),
+        2 => (0..4u8, any::<u8>(), any::<bool>()).prop_map(|(w, ran, culprit)| Happening::Die(w, ran, culprit)),
         6 => (any::<bool>(), any::<u8>()).prop_map(|(success, which)| Happening::Disk { success, which }),
         1 => (0..6u8).prop_map(Happening::Urgent),
         2 => any::<u16>().prop_map(Happening::Pass),
@@ -95,6 +106,14 @@ fn lose(b: &mut Bench, worker: WorkerId) {
     b.assigned.retain(|(w, _, _, _)| *w != worker);
 }
 
+fn die(b: &mut Bench, worker: WorkerId, ran: u8, culprit: bool) {
+    let held: Vec<AttemptNo> = b.assigned.iter().filter(|a| a.0 == worker).map(|a| a.1).collect();
+    b.assigned.retain(|a| a.0 != worker);
+    let (running, waiting): (Vec<_>, Vec<_>) = held.into_iter().partition(|a| ran >> (a.0 % 8) & 1 == 1);
+    let culprit = running.first().copied().filter(|_| culprit);
+    b.step(Event::ExecutorDied { worker, reason: "killed".into(), running, waiting, culprit });
+}
+
 fn happen(b: &mut Bench, h: Happening) {
     match h {
         Happening::Arrive { stream, name, version, declared } => {
@@ -109,6 +128,7 @@ fn happen(b: &mut Bench, h: Happening) {
         }
         Happening::Join(w) => b.join(w.into()),
         Happening::Lose(w) => lose(b, WorkerId(w.into())),
+        Happening::Die(w, ran, culprit) => die(b, WorkerId(w.into()), ran, culprit),
         Happening::Disk { success, which } => {
             if let Some(action) = b.actions.pop_front() {
                 disk(b, action, success, which);

@@ -90,6 +90,7 @@ pub fn reconstruct(
         staging: staging.path.clone(),
         campaign: String::new(),
         resources: options.resources.unwrap_or_else(resources),
+        task_limit_s: JobContext::TASK_LIMIT_S,
         carry: Vec::new(),
         epoch: 0,
     };

@@ -1,0 +1,78 @@
+//! Where an executor lives: in threads of its rank, or in a process of its own. To the rank it is the same.
+
+use super::child::Proxy;
+use super::executor::{Executor, ExecutorConfig};
+use super::keeper::Keeper;
+use crate::transport::WorkerId;
+use crate::transport::wire::{FromWorker, ToWorker};
+use crossbeam::channel::Sender;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How executors are hosted.
+#[derive(Clone)]
+pub enum Hosting {
+    /// In threads of this process: a crash takes the rank along.
+    Threads,
+    /// In a process of its own, started by this keeper.
+    Processes(Arc<Keeper>),
+}
+
+/// A running executor.
+pub enum Hosted {
+    /// In this process.
+    Threads(Executor),
+    /// In its own.
+    Process(Proxy),
+}
+
+impl From<Executor> for Hosted {
+    fn from(executor: Executor) -> Self {
+        Self::Threads(executor)
+    }
+}
+
+impl Hosted {
+    /// Starts an executor as its configuration says. Its `Hello` comes on `out`.
+    ///
+    /// # Errors
+    /// A thread or a process could not be started.
+    pub fn spawn(config: ExecutorConfig, out: Sender<(WorkerId, FromWorker)>) -> io::Result<Self> {
+        match config.hosting.clone() {
+            Hosting::Threads => Executor::spawn(config, out).map(Self::Threads),
+            Hosting::Processes(keeper) => Proxy::spawn(&config, keeper, out).map(Self::Process),
+        }
+    }
+
+    /// Its name to the coordinator.
+    pub fn id(&self) -> WorkerId {
+        match self {
+            Self::Threads(e) => e.id(),
+            Self::Process(p) => p.id(),
+        }
+    }
+
+    /// Takes messages, in order. Never blocks.
+    pub fn deliver(&self, messages: impl IntoIterator<Item = ToWorker>) {
+        match self {
+            Self::Threads(e) => e.deliver(messages),
+            Self::Process(p) => p.deliver(messages),
+        }
+    }
+
+    /// Ends it; false when it did not end in time and is left behind.
+    pub fn join(self, longest: Duration) -> bool {
+        match self {
+            Self::Threads(e) => e.join(longest),
+            Self::Process(p) => p.join(longest),
+        }
+    }
+
+    /// To be called now and then on the process's main thread: replaces a keeper that died, where that is possible.
+    pub fn look_after(&self) {
+        if let Self::Process(p) = self {
+            p.look_after();
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Families of processes, as /proc shows them, and how to end them.
+//!
+//! Contract: only processes are signalled that were found below the given one a moment before. A process that forks
+//! while it is being killed is found in the next round; rounds go on until nothing is left or `rounds` are over.
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Parents of all processes.
+fn parents() -> BTreeMap<u32, u32> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return BTreeMap::new() };
+    let pids = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter_map(|pid| Some((pid, parent(pid)?))).collect()
+}
+
+/// The parent of a process that lives; none of a zombie.
+fn parent(pid: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command, field 2, may contain anything; the last `)` ends it.
+    let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_whitespace();
+    if matches!(fields.next()?, "Z" | "X") {
+        return None;
+    }
+    fields.next()?.parse().ok()
+}
+
+/// Everything below `root` that lives, `root` not included.
+pub fn below(root: u32) -> BTreeSet<u32> {
+    let parents = parents();
+    let mut found = BTreeSet::from([root]);
+    loop {
+        let more: Vec<u32> = parents
+            .iter()
+            .filter(|(pid, up)| found.contains(up) && !found.contains(pid))
+            .map(|(pid, _)| *pid)
+            .collect();
+        if more.is_empty() {
+            break;
+        }
+        found.extend(more);
+    }
+    found.remove(&root);
+    found
+}
+
+/// Direct children of `root` that live.
+pub fn children(root: u32) -> BTreeSet<u32> {
+    parents().into_iter().filter(|(_, up)| *up == root).map(|(pid, _)| pid).collect()
+}
+
+/// The value of an environment variable that a process was started with.
+pub fn variable(pid: u32, name: &str) -> Option<String> {
+    let environ = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let mut entries = environ.split(|b| *b == 0);
+    entries.find_map(|e| Some(String::from_utf8_lossy(e).strip_prefix(name)?.strip_prefix('=')?.to_owned()))
+}
+
+/// SIGKILL to one process. That it is gone already is no error.
+pub fn kill(pid: u32) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        let _ = kill_process(pid, Signal::KILL);
+    }
+}
+
+/// SIGKILL to a process, its group and everything below it.
+pub fn kill_tree(pid: u32) {
+    let family = below(pid);
+    if let Some(leader) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        let _ = kill_process_group(leader, Signal::KILL);
+        let _ = kill_process(leader, Signal::KILL);
+    }
+    family.into_iter().for_each(kill);
+}
+
+/// Kills everything below `root` that `condemned` names, and what is below that, until nothing is left of it or
+/// `rounds` are over. Calls `reap` between rounds. True when nothing is left.
+pub fn kill_below(root: u32, rounds: usize, condemned: impl Fn(u32) -> bool, mut reap: impl FnMut()) -> bool {
+    for round in 0..rounds {
+        let found: Vec<u32> = below(root).into_iter().filter(|pid| condemned(*pid)).collect();
+        if found.is_empty() {
+            return true;
+        }
+        found.into_iter().for_each(kill_tree);
+        std::thread::sleep(std::time::Duration::from_millis(if round < 5 { 1 } else { 10 }));
+        reap();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn a_family_is_found_and_ended() {
+        let mut child = Command::new("sh").args(["-c", "sleep 60 & sleep 60 & wait"]).env(MARK, "x").spawn().unwrap();
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while below(child.id()).len() < 2 {
+            assert!(std::time::Instant::now() < end);
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        assert!(below(std::process::id()).is_superset(&below(child.id())));
+        assert!(children(std::process::id()).contains(&child.id()));
+        let family = below(child.id());
+        assert!(family.iter().all(|pid| variable(*pid, MARK).as_deref() == Some("x")));
+        kill_tree(child.id());
+        child.wait().unwrap();
+        while family.iter().any(|pid| parent(*pid).is_some()) {
+            assert!(std::time::Instant::now() < end);
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+
+    const MARK: &str = "BEAMPILOT_TREE_TEST";
+}

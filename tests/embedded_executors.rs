@@ -1,0 +1,12 @@
+//! Executors that die, without MPI.
+
+mod common;
+
+suite! {
+    Some(common::rig::Launcher::Embedded);
+    a_crashed_executor_is_replaced,
+    a_stopped_executor_is_replaced,
+    a_killed_keeper_leaves_no_orphan,
+    nothing_outlives_a_killed_rank,
+    sigterm_to_everybody_drains_quickly,
+}
