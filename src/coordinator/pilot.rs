@@ -40,6 +40,8 @@ pub struct Options {
     pub once: bool,
     /// Draw progress on standard error.
     pub terminal: bool,
+    /// When the job ends, if anybody knows.
+    pub until: Option<SystemTime>,
 }
 
 /// How it ended.

@@ -28,6 +28,9 @@ pub struct Identity {
     pub pid_start: u64,
     /// Build.
     pub build: String,
+    /// The launch that started it, when `beampilot launch` did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launch: Option<String>,
 }
 
 impl Identity {
@@ -41,6 +44,7 @@ impl Identity {
             pid,
             pid_start: process_start(pid).unwrap_or(0),
             build: crate::BUILD.to_owned(),
+            launch: std::env::var("BEAMPILOT_LAUNCH").ok().filter(|l| !l.is_empty()),
         }
     }
 
