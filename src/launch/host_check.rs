@@ -2,6 +2,7 @@
 //!
 //! Contract: takes well under a second, touches no GPU (a broken one may hang whoever does) and no scan.
 
+use crate::site::binding;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -14,6 +15,9 @@ pub struct HostReport {
     pub build: String,
     /// GPUs the driver lists.
     pub gpus: usize,
+    /// What this process was bound to, when it is a rank at a site that is bound.
+    #[serde(default)]
+    pub bound_to: Option<String>,
     /// What is wrong, in words.
     pub problems: Vec<String>,
 }
@@ -34,7 +38,15 @@ pub fn check(state: Option<&Path>, gpus: usize) -> HostReport {
     if listed < gpus {
         problems.push(format!("{listed} of {gpus} GPUs are there"));
     }
-    HostReport { host: crate::store::claims::host_name(), build: crate::BUILD.to_owned(), gpus: listed, problems }
+    let bound_to =
+        binding::choose().and_then(|(variable, _)| Some(format!("{variable}={}", std::env::var(variable).ok()?)));
+    HostReport {
+        host: crate::store::claims::host_name(),
+        build: crate::BUILD.to_owned(),
+        gpus: listed,
+        bound_to,
+        problems,
+    }
 }
 
 #[cfg(test)]

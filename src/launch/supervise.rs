@@ -137,13 +137,19 @@ impl Supervisor<'_> {
                 return outcome(TRY_LATER, &why);
             }
             start += 1;
-            let ended = match self.start(&trusted, start) {
+            let mut ended = match self.start(&trusted, start) {
                 Ok(ended) => ended,
                 Err(e) => return outcome(UNAVAILABLE, &format!("the launcher cannot be started: {e}")),
             };
             let (lost, left) = self.clean_up(&trusted, start);
             let pilots = self.pilots(start);
             let goodbye = pilots.iter().any(|p| p.ended);
+            if let Some(culprit) = &mut ended.culprit
+                && culprit.rank.is_none()
+                && pilots.iter().any(|p| Some(p.identity.pid) == culprit.pid)
+            {
+                culprit.rank = Some(0);
+            }
             let code = ended.status.code();
             match code {
                 Some(code @ (0 | 65 | 75)) if goodbye => {
@@ -328,14 +334,14 @@ impl Supervisor<'_> {
         }
         let code = ended.status.code().unwrap_or(-1);
         match &ended.culprit {
-            Some(Culprit { rank, host }) => {
-                let rank = rank.map_or("a rank".to_owned(), |r| format!("rank {r}"));
+            Some(Culprit { rank, host, .. }) => {
                 let gpu = ended
                     .culprit
                     .as_ref()
                     .and_then(|c| c.rank)
                     .and_then(|r| self.plan.profile.gpu(r % self.plan.per_host));
                 let gpu = gpu.map_or(String::new(), |(gpu, _)| format!(", GPU {gpu}"));
+                let rank = rank.map_or("a rank".to_owned(), |r| format!("rank {r}"));
                 let host = host.as_deref().unwrap_or("an unknown host");
                 (false, format!("{rank} died on {host}{gpu} (the launcher's code is {code})"))
             }
