@@ -124,6 +124,10 @@ fn what_is_there_is_done_and_the_launch_ends_as_run_does() {
     assert_eq!((launch.events("start").len(), launch.events("relaunch").len()), (1, 0));
     std::fs::write(rig.path("in/bad.h5"), b"no HDF5").unwrap();
     rig.campaign("complete = { rule = \"settled\", quiet = \"300ms\", timeout = \"1s\" }");
+    let mut launch = bench.launch(&["--once", "--ranks-per-node", "2"]);
+    assert_eq!(launch.pilot.exit_code(), Some(65), "{}", launch.pilot.log());
+    assert_eq!(launch.events("start").len(), 1);
+    std::fs::write(rig.path("in/bad2.h5"), b"no HDF5").unwrap();
     let mut launch = bench.launch(&["--once"]);
     assert_eq!(launch.pilot.exit_code(), Some(65), "one rank needs no launcher; {}", launch.pilot.log());
 }
@@ -188,4 +192,67 @@ fn a_dry_run_shows_the_line_and_touches_nothing() {
     assert_eq!((&plan["ranks"], &plan["until"]), (&Value::from(3), &Value::from("2026-11-25T14:00:00Z")));
     assert!(plan["args"].as_array().unwrap().contains(&Value::from("run")));
     assert!(!bench.rig.path("state").exists());
+}
+
+/// SIGKILL for the launcher, or SIGSTOP for rank 0, and so on.
+fn signal(pid: u64, name: &str) {
+    assert!(Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status().unwrap().success());
+}
+
+fn stone(rig: &Rig, pilot: &str) -> Value {
+    serde_json::from_slice(&std::fs::read(rig.path(&format!("state/pilots/{pilot}.dead"))).unwrap()).unwrap()
+}
+
+#[test]
+fn a_killed_launcher_leaves_no_survivors_and_explains_itself() {
+    let Some(bench) = Bench::new() else { return };
+    let rig = &bench.rig;
+    let mut launch = bench.launch(&["--ranks-per-node", "2"]);
+    let (first, _) = wait_rank0(rig, 1);
+    let started = launch.events("start")[0].clone();
+    signal(started["pid"].as_u64().unwrap(), "KILL");
+    rig.synth("in/a.h5", &[]);
+    wait_rank0(rig, 2);
+    assert_eq!(alive(started["id"].as_str().unwrap()), Vec::<Value>::new());
+    let stone = stone(rig, &first);
+    assert_eq!(stone["explained"], true, "{stone}");
+    assert!(stone["reason"].as_str().unwrap().contains("signal 9"), "{stone}");
+    rig.wait_published("a.h5", 1);
+    launch.pilot.term();
+    assert_eq!(launch.pilot.exit_code(), Some(0), "{}", launch.pilot.log());
+}
+
+#[test]
+fn a_pilot_that_does_not_drain_is_killed_within_the_schedulers_patience() {
+    let Some(bench) = Bench::new() else { return };
+    let rig = &bench.rig;
+    let mut launch = bench.launch(&["--ranks-per-node", "2"]);
+    let (first, pid) = wait_rank0(rig, 1);
+    signal(u64::from(pid), "STOP");
+    let began = Instant::now();
+    launch.pilot.term();
+    assert_eq!(launch.pilot.exit_code(), Some(75), "{}", launch.pilot.log());
+    assert!(began.elapsed() < Duration::from_secs(13), "{:?}", began.elapsed());
+    assert_eq!(alive(launch.events("start")[0]["id"].as_str().unwrap()), Vec::<Value>::new());
+    assert_eq!(stone(rig, &first)["explained"], true);
+    assert_eq!(launch.events("start").len(), 1);
+}
+
+#[test]
+fn a_schedulers_sigterm_to_everybody_ends_everything() {
+    let Some(bench) = Bench::new() else { return };
+    let rig = &bench.rig;
+    let mut launch = bench.launch(&["--ranks-per-node", "2"]);
+    wait_rank0(rig, 1);
+    let started = launch.events("start")[0].clone();
+    let began = Instant::now();
+    launch.pilot.term_all();
+    let code = launch.pilot.exit_code();
+    eprintln!("SIGTERM to everybody: code {code:?} after {:.1} s", began.elapsed().as_secs_f64());
+    assert!(matches!(code, Some(0 | 75)), "{code:?} {}", launch.pilot.log());
+    assert!(began.elapsed() < Duration::from_secs(13), "{:?}", began.elapsed());
+    assert_eq!(launch.events("start").len(), 1, "nothing is started any more");
+    assert_eq!(alive(started["id"].as_str().unwrap()), Vec::<Value>::new());
+    let drains = std::fs::read_dir(rig.path("state/drain")).unwrap().count();
+    assert_eq!(drains, 0, "no sentinel is left for the next pilot");
 }

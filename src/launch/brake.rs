@@ -2,8 +2,7 @@
 //!
 //! Contract: pure; times come from the caller.
 
-use std::collections::BTreeMap;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 /// Unsuccessful launches within [`WINDOW`] after which nothing is started any more.
@@ -22,6 +21,7 @@ const HOST_CRASHES: u32 = 3;
 pub struct Brake {
     failures: VecDeque<Instant>,
     crashes: BTreeMap<String, u32>,
+    bad: BTreeSet<String>,
 }
 
 impl Brake {
@@ -31,7 +31,11 @@ impl Brake {
         // In a row: every host but the culprit is acquitted.
         self.crashes.retain(|host, _| Some(host.as_str()) == culprit);
         if let Some(host) = culprit {
-            *self.crashes.entry(host.to_owned()).or_default() += 1;
+            let crashes = self.crashes.entry(host.to_owned()).or_default();
+            *crashes += 1;
+            if *crashes >= HOST_CRASHES {
+                self.bad.insert(host.to_owned());
+            }
         }
         if lived >= LIVED {
             self.failures.clear();
@@ -46,9 +50,9 @@ impl Brake {
         (n < MOST).then(|| FIRST * 2u32.pow(doublings))
     }
 
-    /// The host crashed in each of the last launches.
+    /// The host crashed in so many launches in a row; it stays condemned.
     pub fn condemns(&self, host: &str) -> bool {
-        self.crashes.get(host).is_some_and(|&n| n >= HOST_CRASHES)
+        self.bad.contains(host)
     }
 }
 
@@ -84,5 +88,7 @@ mod tests {
         assert!(!brake.condemns("a"));
         brake.failed(now, LIVED, Some("a"));
         assert!(brake.condemns("a") && !brake.condemns("b"));
+        brake.failed(now, LIVED, Some("b"));
+        assert!(brake.condemns("a"), "for the rest of the job");
     }
 }

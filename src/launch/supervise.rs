@@ -17,7 +17,7 @@ use crate::store::tombstone::{self, Tombstone};
 use crate::store::{Fs, Layout, RealFs};
 use rustix::process::Signal;
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -114,7 +114,9 @@ impl Supervisor<'_> {
     fn run(&self, all: &[String]) -> Outcome {
         let outcome = |code, why: &str| Outcome { code, why: why.to_owned() };
         let mut brake = Brake::default();
-        let mut good = self.check(all);
+        // Hosts that were silent once stay out: waiting for them again would cost every relaunch half a minute.
+        let mut silent = BTreeSet::new();
+        let mut good = self.check(all, &mut silent);
         let mut start = 0;
         loop {
             if self.asked.end.load(Ordering::Relaxed) || self.asked.drain.load(Ordering::Relaxed) {
@@ -126,7 +128,11 @@ impl Supervisor<'_> {
             if self.plan.until.is_some_and(|end| SystemTime::now() + self.limits.margin >= end) {
                 return outcome(TRY_LATER, "too little of the job is left to start");
             }
-            let trusted: Vec<String> = good.iter().filter(|h| !brake.condemns(h)).cloned().collect();
+            let mut trusted: Vec<String> = good.iter().filter(|h| !brake.condemns(h)).cloned().collect();
+            if trusted.len() < self.limits.min_nodes.max(1) {
+                // Better a suspect than nothing; the brake counts on.
+                trusted.clone_from(&good);
+            }
             if trusted.len() < self.limits.min_nodes.max(1) {
                 let why = format!(
                     "{} of {} hosts are fit, at least {} are wanted",
@@ -163,8 +169,9 @@ impl Supervisor<'_> {
                 }
                 _ => {}
             }
-            let answering: Vec<String> = all.iter().filter(|h| !lost.contains_key(*h)).cloned().collect();
-            let fit = if ended.draining.is_some() { answering } else { self.check(&answering) };
+            silent.extend(lost.keys().cloned());
+            let answering: Vec<String> = all.iter().filter(|h| !silent.contains(*h)).cloned().collect();
+            let fit = if ended.draining.is_some() { answering } else { self.check(&answering, &mut silent) };
             let (explained, reason) = self.reason(&ended, &trusted, &lost, &fit);
             self.bury(&pilots, &trusted, &lost, &left, explained, &reason);
             if ended.draining.is_some() {
@@ -183,8 +190,8 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Which hosts are fit; the others are named.
-    fn check(&self, on: &[String]) -> Vec<String> {
+    /// Which hosts are fit; the others are named, and those that say nothing are noted.
+    fn check(&self, on: &[String], silent: &mut BTreeSet<String>) -> Vec<String> {
         let mut args = vec!["-q".to_owned(), "host-check".to_owned(), "--json".to_owned()];
         args.extend(["--state".to_owned(), self.layout.state.display().to_string()]);
         args.extend(["--gpus".to_owned(), self.limits.gpus.to_string()]);
@@ -198,7 +205,10 @@ impl Supervisor<'_> {
                 }
                 Some(Ok(report)) if report.problems.is_empty() => None,
                 Some(Ok(report)) => Some(report.problems.join("; ")),
-                Some(Err(why)) => Some(why.clone()),
+                Some(Err(why)) => {
+                    silent.insert(host.clone());
+                    Some(why.clone())
+                }
                 None => Some("no answer".to_owned()),
             };
             match trouble {
@@ -236,6 +246,11 @@ impl Supervisor<'_> {
             }
             std::thread::sleep(TICK);
         };
+        // Both may have come at once: a scheduler's SIGTERM reaches mpiexec as soon as it reaches launch.
+        draining = self.wanted(draining);
+        if let Some(d) = draining {
+            self.await_goodbye(start, &mut told, d);
+        }
         for pilot in told {
             let _ = RealFs.remove_file(&self.layout.drain(&pilot));
         }
@@ -245,6 +260,19 @@ impl Supervisor<'_> {
             json!({ "start": start, "code": status.code(), "signal": status.signal(), "lived_s": lived.as_secs_f64() });
         self.timeline.tell("ended", &words, fields);
         Ok(Ended { status, lived, culprit, draining })
+    }
+
+    /// A scheduler ends mpiexec, too, and the ranks may be draining without it: they get their time.
+    fn await_goodbye(&self, start: u32, told: &mut Vec<String>, draining: Draining) {
+        let id = self.plan.id(start);
+        let limit = draining.limit.unwrap_or(GRACE);
+        while draining.since.elapsed() < limit
+            && self.pilots(start).iter().any(|p| !p.ended)
+            && !survivors::look(&id).found.is_empty()
+        {
+            self.ask_to_drain(start, told, draining);
+            std::thread::sleep(TICK);
+        }
     }
 
     /// Does anything ask for a drain? SIGTERM shortens one that SIGUSR1 began.

@@ -56,6 +56,11 @@ impl Pilot {
         signal(&[self.child.id()], "TERM");
     }
 
+    /// SIGTERM to it and to everything that it started, as PBS does at walltime.
+    pub fn term_all(&self) {
+        signal(&descendants(self.child.id()), "TERM");
+    }
+
     /// Waits for the end.
     pub fn exit_code(&mut self) -> Option<i32> {
         let end = Instant::now() + PATIENCE;
