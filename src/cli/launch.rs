@@ -2,6 +2,7 @@
 
 use super::{Exit, LogFormat, OrExit, Talk};
 use crate::launch::supervise::{Asked, shown_end};
+use crate::launch::timeline::Sink;
 use crate::launch::{Limits, Outcome, Plan, Timeline, supervise};
 use crate::site::mpiexec::{Launcher, LauncherError, find};
 use crate::site::{Profile, hosts, walltime};
@@ -92,7 +93,7 @@ pub fn run(args: Args, talk: &Talk) -> anyhow::Result<Exit> {
         );
         return Err(why).or_exit(Exit::Config);
     }
-    let alone = ranks == 1 && hosts::is_here(&all[0]);
+    let alone = ranks == 1 && all.first().is_some_and(|h| hosts::is_here(h));
     let (launcher, mpiexec) = launcher(&args, profile, alone).or_exit(Exit::Unavailable)?;
     let plan = Plan {
         profile,
@@ -114,10 +115,8 @@ pub fn run(args: Args, talk: &Talk) -> anyhow::Result<Exit> {
     if args.dry_run {
         return dry_run(&args, &plan, &all);
     }
-    let json = args.json;
     // Whoever reads the events may go away; the work goes on.
-    let out: Option<Box<dyn Fn(&str)>> =
-        json.then(|| Box::new(|line: &str| drop(super::print(line))) as Box<dyn Fn(&str)>);
+    let out = args.json.then(|| Box::new(|line: &str| drop(super::print(line))) as Sink);
     let timeline = Timeline::new(&plan.launch, out);
     let words = format!(
         "{} on {} hosts of {}, the job ends: {}",

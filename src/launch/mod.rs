@@ -6,6 +6,7 @@
 //! - A pilot gets a tombstone only after its host was searched and found empty.
 //! - Every wait is bounded, and SIGTERM is answered within eight seconds and a search.
 
+mod aftermath;
 pub mod brake;
 pub mod child;
 pub mod helper;

@@ -7,17 +7,15 @@ use super::brake::Brake;
 use super::child::Mpiexec;
 use super::host_check::HostReport;
 use super::plan::Plan;
-use super::survivors::{self, Survivors};
-use super::timeline::{Timeline, at_ms};
+use super::survivors;
+use super::timeline::Timeline;
 use super::{helper, words::Culprit};
-use crate::site::{hosts, walltime};
-use crate::store::claims::{self, Heartbeat};
+use crate::site::walltime;
 use crate::store::fs::create_whole;
-use crate::store::tombstone::{self, Tombstone};
 use crate::store::{Fs, Layout, RealFs};
 use rustix::process::Signal;
 use serde_json::json;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -68,27 +66,27 @@ pub struct Asked {
 
 /// Why a pilot was told to drain, and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Draining {
-    since: Instant,
-    limit: Option<Duration>,
-    why: &'static str,
+pub(super) struct Draining {
+    pub(super) since: Instant,
+    pub(super) limit: Option<Duration>,
+    pub(super) why: &'static str,
 }
 
-struct Supervisor<'a> {
-    plan: &'a Plan,
-    limits: &'a Limits,
-    layout: &'a Layout,
-    timeline: &'a Timeline,
-    asked: &'a Asked,
-    mpiexecs: AtomicU32,
+pub(super) struct Supervisor<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) limits: &'a Limits,
+    pub(super) layout: &'a Layout,
+    pub(super) timeline: &'a Timeline,
+    pub(super) asked: &'a Asked,
+    pub(super) mpiexecs: AtomicU32,
 }
 
 /// How one mpiexec ended.
-struct Ended {
-    status: ExitStatus,
-    lived: Duration,
-    culprit: Option<Culprit>,
-    draining: Option<Draining>,
+pub(super) struct Ended {
+    pub(super) status: ExitStatus,
+    pub(super) lived: Duration,
+    pub(super) culprit: Option<Culprit>,
+    pub(super) draining: Option<Draining>,
 }
 
 /// Runs pilots on these hosts until there is nothing more to run.
@@ -306,122 +304,6 @@ impl Supervisor<'_> {
         // A pilot so young that it has no heartbeat has nothing to drain.
         if told.is_empty() && draining.since.elapsed() > Duration::from_secs(3) {
             survivors::tell(&self.plan.id(start), "beampilot", Signal::TERM);
-        }
-    }
-
-    /// Ends what is left. Returns the hosts that do not answer, and those where something could not be killed.
-    fn clean_up(&self, on: &[String], start: u32) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
-        let id = self.plan.id(start);
-        let args = ["-q", "survivors", "--launch", &id, "--kill", "--json"].map(str::to_owned);
-        let began = Instant::now();
-        let answers = helper::ask::<Survivors>(self.plan, on, &args, &self.mpiexecs);
-        let (mut lost, mut left, mut killed) = (BTreeMap::new(), BTreeMap::new(), 0);
-        for (host, answer) in answers {
-            match answer {
-                Ok(report) => {
-                    killed += report.found.len();
-                    if !report.left.is_empty() {
-                        left.insert(host, format!("{:?} cannot be killed", report.left));
-                    }
-                }
-                Err(why) => drop(lost.insert(host, why)),
-            }
-        }
-        let words = format!(
-            "{killed} survivors ended on {} hosts in {:.1} s; {} hosts do not answer",
-            on.len(),
-            began.elapsed().as_secs_f64(),
-            lost.len()
-        );
-        self.timeline.tell("survivors", &words, json!({ "killed": killed, "lost": lost, "left": left }));
-        (lost, left)
-    }
-
-    /// The pilots of one start, by their heartbeats.
-    fn pilots(&self, start: u32) -> Vec<Heartbeat> {
-        let id = self.plan.id(start);
-        let names = RealFs.list(&self.layout.state.join("pilots")).unwrap_or_default();
-        let pilots = names.iter().filter_map(|n| n.strip_suffix(".json").filter(|p| !p.starts_with('.')));
-        let beats = pilots.filter_map(|p| claims::heartbeat(&RealFs, self.layout, p).ok());
-        beats.filter(|b| b.identity.launch.as_deref() == Some(id.as_str())).collect()
-    }
-
-    /// Is it known why, and no scan's fault? And in words.
-    fn reason(&self, ended: &Ended, on: &[String], lost: &BTreeMap<String, String>, fit: &[String]) -> (bool, String) {
-        if let Some(d) = ended.draining {
-            return (true, format!("killed while draining: {}", d.why));
-        }
-        if let Some(host) = lost.keys().next() {
-            return (true, format!("{host} does not answer any more"));
-        }
-        if let Some(host) = on.iter().find(|h| !fit.contains(h)) {
-            return (true, format!("{host} is not fit any more"));
-        }
-        if let Some(signal) = ended.status.signal() {
-            return (true, format!("the launcher was killed by signal {signal}"));
-        }
-        let code = ended.status.code().unwrap_or(-1);
-        match &ended.culprit {
-            Some(Culprit { rank, host, .. }) => {
-                let gpu = ended
-                    .culprit
-                    .as_ref()
-                    .and_then(|c| c.rank)
-                    .and_then(|r| self.plan.profile.gpu(r % self.plan.per_host));
-                let gpu = gpu.map_or(String::new(), |(gpu, _)| format!(", GPU {gpu}"));
-                let rank = rank.map_or("a rank".to_owned(), |r| format!("rank {r}"));
-                let host = host.as_deref().unwrap_or("an unknown host");
-                (false, format!("{rank} died on {host}{gpu} (the launcher's code is {code})"))
-            }
-            None => (false, format!("ranks died without a word of the launcher (its code is {code})")),
-        }
-    }
-
-    fn host_of(&self, culprit: Option<&Culprit>, on: &[String]) -> Option<String> {
-        let culprit = culprit?;
-        let by_name = culprit.host.as_ref().and_then(|name| on.iter().find(|h| hosts::same(h, name)));
-        by_name.or_else(|| on.get(culprit.rank? / self.plan.per_host)).cloned()
-    }
-
-    /// Tombstones for the pilots of a start that are proven dead.
-    fn bury(
-        &self,
-        pilots: &[Heartbeat],
-        on: &[String],
-        lost: &BTreeMap<String, String>,
-        left: &BTreeMap<String, String>,
-        explained: bool,
-        reason: &str,
-    ) {
-        for pilot in pilots.iter().filter(|p| !p.ended) {
-            let name = &pilot.identity.pilot;
-            // What could not be killed could be any rank's; and a rank 0 on a host that is silent may live.
-            let seen = on.iter().any(|h| hosts::same(h, &pilot.identity.host) || hosts::is_here(&pilot.identity.host));
-            let silent = lost.keys().any(|h| hosts::same(h, &pilot.identity.host));
-            if !seen || silent || !left.is_empty() {
-                let words = format!("{name} may still live; its lease decides");
-                self.timeline.tell("unproven", &words, json!({ "pilot": name }));
-                continue;
-            }
-            let stone = Tombstone {
-                pilot: name.clone(),
-                by: self.plan.launch.clone(),
-                at_ms: at_ms(SystemTime::now()),
-                explained,
-                reason: reason.to_owned(),
-                lost: lost.keys().cloned().collect(),
-            };
-            match tombstone::put(&RealFs, self.layout, &stone) {
-                Ok(_) => {
-                    let words = format!("{name} is dead: {reason}");
-                    self.timeline.tell(
-                        "tombstone",
-                        &words,
-                        json!({ "pilot": name, "explained": explained, "reason": reason }),
-                    );
-                }
-                Err(e) => tracing::warn!(pilot = %name, error = %e, "no tombstone could be written; its lease decides"),
-            }
         }
     }
 

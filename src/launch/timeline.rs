@@ -4,15 +4,18 @@ use crate::site::walltime;
 use serde_json::{Value, json};
 use std::time::SystemTime;
 
+/// Takes a line with its end.
+pub type Sink = Box<dyn Fn(&str)>;
+
 /// Takes events.
 pub struct Timeline {
     launch: String,
-    out: Option<Box<dyn Fn(&str)>>,
+    out: Option<Sink>,
 }
 
 impl Timeline {
     /// `out` takes JSON lines, when somebody wants them.
-    pub fn new(launch: &str, out: Option<Box<dyn Fn(&str)>>) -> Self {
+    pub fn new(launch: &str, out: Option<Sink>) -> Self {
         Self { launch: launch.to_owned(), out }
     }
 

@@ -17,7 +17,7 @@ pub struct Culprit {
 pub fn culprit(line: &str) -> Option<Culprit> {
     let after = |word: &str| {
         let rest = &line[line.find(word)? + word.len()..];
-        Some(rest.trim_start().split_whitespace().next()?.trim_matches(|c: char| ":,.;()".contains(c)).to_owned())
+        Some(rest.split_whitespace().next()?.trim_matches(|c: char| ":,.;()".contains(c)).to_owned())
     };
     let rank = || after("rank ").or_else(|| after("RANK ")).and_then(|r| r.parse().ok());
     let pid = || after(" PID ").and_then(|p| p.parse().ok());
