@@ -1,7 +1,7 @@
 //! The loop: check, start, watch, clean up, decide.
 //!
-//! A launch succeeded when its pilot said goodbye in its heartbeat; the launcher's exit code alone proves nothing, since
-//! Hydra answers 0 for a rank that left without a word.
+//! A launch succeeded when its pilot said goodbye in its heartbeat; the launcher's exit code alone proves nothing,
+//! since Hydra answers 0 for a rank that left without a word.
 
 use super::brake::Brake;
 use super::child::Mpiexec;
