@@ -10,6 +10,7 @@ pub mod cli;
 pub mod coordinator;
 pub mod device;
 pub mod formats;
+pub mod launch;
 pub mod publish;
 pub mod report;
 pub mod site;

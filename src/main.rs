@@ -11,5 +11,9 @@ fn main() -> std::process::ExitCode {
         // SAFETY: as above.
         unsafe { std::env::remove_var(variable) };
     }
+    if let Some((variable, gpu)) = beampilot::site::binding::choose() {
+        // SAFETY: as above; nothing has touched CUDA yet either.
+        unsafe { std::env::set_var(variable, gpu) };
+    }
     beampilot::cli::main()
 }

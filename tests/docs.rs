@@ -45,7 +45,12 @@ fn the_map_has_every_room_and_no_other() {
 
 #[test]
 fn bash_can_read_the_scripts() {
-    for script in with_extension("scripts", "sh").into_iter().chain([root().join(".ci/run")]) {
+    for script in ["scripts", "pbs"]
+        .into_iter()
+        .flat_map(|d| with_extension(d, "sh"))
+        .chain(with_extension("pbs", "pbs"))
+        .chain([root().join(".ci/run")])
+    {
         let Ok(parsed) = Command::new("bash").arg("-n").arg(&script).output() else { return };
         let complaint = String::from_utf8_lossy(&parsed.stderr);
         assert!(parsed.status.success(), "{}: {complaint}", script.display());

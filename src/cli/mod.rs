@@ -13,6 +13,8 @@ pub mod check;
 pub mod doctor;
 pub mod exit;
 pub mod hidden;
+pub mod host;
+pub mod launch;
 pub mod log;
 pub mod reconstruct;
 pub mod run;
@@ -43,6 +45,7 @@ Examples:
   beampilot doctor campaign.toml
   beampilot check campaign.toml
   mpiexec -n 4 beampilot run campaign.toml
+  beampilot launch campaign.toml
   beampilot status campaign.toml"
 )]
 pub struct Cli {
@@ -83,12 +86,17 @@ pub enum LogFormat {
 #[allow(missing_docs)] // Each is described at its `Args`.
 pub enum Command {
     Run(run::Args),
+    Launch(launch::Args),
     Status(status::Args),
     Check(check::Args),
     Doctor(doctor::Args),
     Reconstruct(reconstruct::Args),
     Synth(synth::Args),
     Bench(bench::Args),
+    #[command(hide = true)]
+    HostCheck(host::CheckArgs),
+    #[command(hide = true)]
+    Survivors(host::SurvivorsArgs),
     Completions(shell::CompletionsArgs),
     Man(shell::ManArgs),
     #[command(hide = true)]
@@ -111,7 +119,7 @@ pub fn main() -> ExitCode {
     };
     let Cli { command, talk } = cli;
     log::start(&talk);
-    match std::panic::catch_unwind(AssertUnwindSafe(|| dispatch(command))) {
+    match std::panic::catch_unwind(AssertUnwindSafe(|| dispatch(command, &talk))) {
         Ok(Ok(exit)) => exit.into(),
         Ok(Err(error)) if error.chain().any(|cause| cause.is::<OutputClosed>()) => Exit::Done.into(),
         Ok(Err(error)) => {
@@ -126,9 +134,12 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn dispatch(command: Command) -> anyhow::Result<Exit> {
+fn dispatch(command: Command, talk: &Talk) -> anyhow::Result<Exit> {
     match command {
         Command::Run(args) => run::run(args),
+        Command::Launch(args) => launch::run(args, talk),
+        Command::HostCheck(args) => host::check(args),
+        Command::Survivors(args) => host::survivors(args),
         Command::Status(args) => status::run(args),
         Command::Check(args) => check::run(args),
         Command::Doctor(args) => doctor::run(args),
@@ -250,6 +261,8 @@ mod tests {
             "synth tomography o.h5 --size 64 --angles 90 --slices 8 --range 360 --center 31.5 --layout nxtomo \
              --noise 1e4 --rings --seed 7 --truth t.h5 --slow 8",
             "reconstruct tomography s.h5 --output out --recipe center=31.5 algorithm=fbp",
+            "run c.toml --until +30m",
+            "launch c.toml --site polaris --hosts a,b --ranks-per-node 4 --until 2026-11-25T14:00:00Z --dry-run --json",
             "status c.toml --json -q",
             "check c.toml",
             "doctor",

@@ -3,10 +3,12 @@
 use super::{Exit, OrExit};
 use crate::campaign::Campaign;
 use crate::coordinator::pilot::{self, PilotServices};
+use crate::site::{binding, walltime};
 use crate::store::{Layout, RealFs};
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// Watches for scans, reconstructs and publishes them.
 ///
@@ -27,6 +29,9 @@ pub struct Args {
     /// Executors in this process; the default follows the cores. Under mpiexec each rank is one executor.
     #[arg(long, value_name = "N")]
     pub workers: Option<NonZeroUsize>,
+    /// When this job ends: +30m, or a time such as 2026-11-25T14:00:00Z. Without it the scheduler is asked.
+    #[arg(long, value_name = "TIME", value_parser = walltime::until_argument)]
+    pub until: Option<SystemTime>,
 }
 
 /// Runs it.
@@ -34,18 +39,10 @@ pub struct Args {
 /// # Errors
 /// What the frame turns into an exit code.
 pub fn run(args: Args) -> anyhow::Result<Exit> {
-    // Every rank reads the campaign, so that all of them end with the same words when it is wrong.
-    let campaign = Campaign::load(&args.campaign).or_exit(Exit::Config)?;
-    pilot::validate(&campaign).or_exit(Exit::Config)?;
+    let (campaign, _) = prepare(&args.campaign)?;
     let id = pilot::new_id();
-    match Layout::open(&RealFs, &campaign.state) {
-        Ok(_) => {}
-        Err(e) if e.is_storage() => return Err(e).or_exit(Exit::TryLater),
-        Err(e) => return Err(e).or_exit(Exit::Config),
-    }
-    pilot::fit_for_state(&campaign.state).or_exit(Exit::Config)?;
-    pilot::own_outputs(&campaign).or_exit(Exit::Config)?;
     super::log::to_file(&campaign.state, &id);
+    binding::report();
     let joined = match pilot::join(args.workers, Arc::new(PilotServices), pilot::Executors::from_environment()) {
         Ok(Some(joined)) => joined,
         Ok(None) => return Ok(Exit::Done),
@@ -53,8 +50,33 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
         Err(e) => return Err(e).or_exit(Exit::Unavailable),
     };
     campaign.warnings.iter().for_each(|w| tracing::warn!("{w}"));
-    let options = pilot::Options { once: args.once, terminal: super::shows_progress(), until: None };
+    // Only rank 0 gets here: one question to the scheduler, not one for each rank.
+    let until = args.until.or_else(walltime::job_end);
+    if let Some(until) = until {
+        tracing::info!(until = %walltime::rfc3339(until), "the job ends");
+    }
+    let options = pilot::Options { once: args.once, terminal: super::shows_progress(), until };
     let summary = pilot::run(&campaign, &id, joined, &options).or_exit(Exit::Unavailable)?;
     let code = summary.exit_code();
     Ok(Exit::ALL.into_iter().find(|e| e.code() == code).unwrap_or(Exit::Failed))
+}
+
+/// Every rank reads the campaign, so that all of them end with the same words when it is wrong.
+pub(super) fn read(file: &Path) -> anyhow::Result<Campaign> {
+    let campaign = Campaign::load(file).or_exit(Exit::Config)?;
+    pilot::validate(&campaign).or_exit(Exit::Config)?;
+    Ok(campaign)
+}
+
+/// The same, and opens its state and outputs.
+pub(super) fn prepare(file: &Path) -> anyhow::Result<(Campaign, Layout)> {
+    let campaign = read(file)?;
+    let layout = match Layout::open(&RealFs, &campaign.state) {
+        Ok(layout) => layout,
+        Err(e) if e.is_storage() => return Err(e).or_exit(Exit::TryLater),
+        Err(e) => return Err(e).or_exit(Exit::Config),
+    };
+    pilot::fit_for_state(&campaign.state).or_exit(Exit::Config)?;
+    pilot::own_outputs(&campaign).or_exit(Exit::Config)?;
+    Ok((campaign, layout))
 }

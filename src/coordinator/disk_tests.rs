@@ -336,3 +336,28 @@ fn journals_that_are_gone_cost_time_only() {
     std::fs::remove_dir_all(rig.disk.layout.state.join("journal")).unwrap();
     assert!(matches!(rig.disk.claim(KEY, &rig.scan), ClaimOutcome::Won { adopted: None, generation: 2, .. }));
 }
+
+#[test]
+fn a_tombstone_proves_death_and_says_whether_the_scan_may_be_blamed() {
+    use crate::store::tombstone::{Tombstone, put};
+    for (explained, deaths) in [(true, 0), (false, 1)] {
+        let rig = rig();
+        // Alive as far as this host can see: only the tombstone says otherwise.
+        let other = disk(rig.root(), Identity::own("other"));
+        one_slab_done(&rig, &other);
+        assert!(matches!(rig.disk.claim(KEY, &rig.scan), ClaimOutcome::Foreign { .. }));
+        let stone = Tombstone {
+            pilot: "other".into(),
+            by: "launch".into(),
+            at_ms: 1,
+            explained,
+            reason: "a host is lost".into(),
+            lost: Vec::new(),
+        };
+        put(&RealFs, &rig.disk.layout, &stone).unwrap();
+        match rig.disk.claim(KEY, &rig.scan) {
+            ClaimOutcome::Won { deaths: n, adopted: Some(_), .. } => assert_eq!(n, deaths),
+            other => panic!("{other:?}"),
+        }
+    }
+}

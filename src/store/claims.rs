@@ -8,6 +8,7 @@
 use super::fs::{Fs, create_whole, replace};
 use super::host::{Host, Process};
 use super::layout::{Layout, fenced, staging};
+use super::tombstone;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
@@ -29,6 +30,9 @@ pub struct Identity {
     pub pid_start: u64,
     /// Build.
     pub build: String,
+    /// The launch that started it, when `beampilot launch` did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launch: Option<String>,
 }
 
 impl Identity {
@@ -42,6 +46,7 @@ impl Identity {
             pid,
             pid_start: process_start(pid).unwrap_or(0),
             build: crate::BUILD.to_owned(),
+            launch: std::env::var("BEAMPILOT_LAUNCH").ok().filter(|l| !l.is_empty()),
         }
     }
 
@@ -129,10 +134,10 @@ pub struct Released {
 enum Fate {
     /// It lives, as far as anybody can tell.
     Alive,
-    /// It ended in good order, or for a reason that is known and not the scan's.
+    /// It ended in good order.
     Ended,
-    /// It is dead and nobody knows why; `proven` when every process of it is.
-    Died { proven: bool },
+    /// It is dead: `proven` when every process of it is, `explained` when the reason is known and not the scan's.
+    Died { proven: bool, explained: bool },
 }
 
 /// Watches other pilots' heartbeats with our own clock.
@@ -235,8 +240,8 @@ pub fn try_claim(
         let writers_gone = match fate {
             Fate::Alive => return Ok(Tried::Foreign(pilot)),
             Fate::Ended => released.is_none_or(|r| r.kept),
-            Fate::Died { proven } => {
-                deaths += 1;
+            Fate::Died { proven, explained } => {
+                deaths += u32::from(!explained);
                 proven
             }
         };
@@ -293,6 +298,10 @@ fn fate(fs: &dyn Fs, host: &dyn Host, layout: &Layout, owner: &Identity, observe
     if beat.as_ref().is_some_and(|b| b.ended) {
         return Ok(Fate::Ended);
     }
+    if let Some(stone) = tombstone::read(fs, layout, &owner.pilot)? {
+        let proven = stone.lost.is_empty();
+        return Ok(Fate::Died { proven, explained: stone.explained });
+    }
     let leader_dead = host.is_proven_dead(&owner.process());
     // It never beat, or its file was removed: stillness of nothing counts as beat 0.
     let count = beat.as_ref().map_or(0, |b| b.beat);
@@ -301,10 +310,7 @@ fn fate(fs: &dyn Fs, host: &dyn Host, layout: &Layout, owner: &Identity, observe
     }
     let proven = leader_dead && beat.as_ref().is_some_and(|b| b.writers.iter().all(|w| host.is_proven_dead(w)));
     let at_its_end = |b: &Heartbeat| b.ends_ms.is_some_and(|end| b.at_ms.saturating_add(NEAR_END_MS) >= end);
-    match beat {
-        Some(beat) if proven && at_its_end(&beat) => Ok(Fate::Ended),
-        _ => Ok(Fate::Died { proven }),
-    }
+    Ok(Fate::Died { proven, explained: beat.as_ref().is_some_and(at_its_end) })
 }
 
 /// Nobody works for this claim any more: released, superseded, or its owner is proven dead or said goodbye.
@@ -326,7 +332,9 @@ pub fn is_abandoned(fs: &dyn Fs, host: &dyn Host, layout: &Layout, key: &str, ge
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(true),
         Err(e) => return Err(e),
     };
-    Ok(host.is_proven_dead(&owner.process()) || heartbeat(fs, layout, &owner.pilot).is_ok_and(|b| b.ended))
+    Ok(host.is_proven_dead(&owner.process())
+        || tombstone::read(fs, layout, &owner.pilot)?.is_some()
+        || heartbeat(fs, layout, &owner.pilot).is_ok_and(|b| b.ended))
 }
 
 /// Still ours: no higher generation, not released.

@@ -10,6 +10,7 @@ pub mod layout;
 pub mod records;
 pub mod replay;
 pub mod takeover;
+pub mod tombstone;
 
 pub use fs::{Fs, RealFs};
 pub use host::{Host, RealHost};

@@ -74,6 +74,16 @@ impl Pilot {
         self.exit_code()
     }
 
+    /// SIGTERM to the process that was started, alone.
+    pub fn term(&self) {
+        signal(&[self.child.id()], "TERM");
+    }
+
+    /// SIGTERM to it and to everything that it started, as PBS does at walltime.
+    pub fn term_all(&self) {
+        signal(&descendants(self.child.id()), "TERM");
+    }
+
     /// Waits for the end.
     pub fn exit_code(&mut self) -> Option<i32> {
         let end = Instant::now() + PATIENCE;
@@ -168,13 +178,26 @@ impl Rig {
 
     /// Starts a pilot.
     pub fn start(&self, args: &[&str]) -> Pilot {
+        let mut command = self.command(args);
+        let (child, log) = self.logged(&mut command, true);
+        Pilot { child, log }
+    }
+
+    /// Starts any command as a pilot's; its standard output is its own.
+    pub fn spawn(&self, mut command: Command) -> Pilot {
+        let (child, log) = self.logged(&mut command, false);
+        Pilot { child, log }
+    }
+
+    fn logged(&self, command: &mut Command, stdout: bool) -> (Child, PathBuf) {
         static N: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let n = N.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let log = self.path(&format!("pilot-{n}.log"));
         let file = std::fs::File::create(&log).unwrap();
-        let mut command = self.command(args);
-        command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
-        Pilot { child: command.spawn().unwrap(), log }
+        if stdout {
+            command.stdout(file.try_clone().unwrap());
+        }
+        (command.stdin(Stdio::null()).stderr(file).spawn().unwrap(), log)
     }
 
     /// Runs a pilot to its end; returns exit code and log.
