@@ -1,6 +1,6 @@
 //! The pure core and the driver around it. `core` decides, `driver` moves bytes, `io` touches the filesystem.
 //!
-//! `core`, `dispatch`, `job`, `queue`, `workers`, `event` and `view` import no clock, thread, filesystem or MPI
+//! `core`, `dispatch`, `job`, `queue`, `requests`, `workers`, `event` and `view` import no clock, thread, filesystem or MPI
 //! item: `tests::the_core_is_pure` reads their source and says so.
 
 pub mod benchmark;
@@ -12,6 +12,7 @@ pub mod event;
 pub mod job;
 pub mod pilot;
 pub mod queue;
+mod requests;
 pub mod view;
 pub mod workers;
 

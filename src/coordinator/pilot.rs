@@ -3,6 +3,8 @@
 //! Starting after a crash and starting are the same code: what is published or in quarantine is read from the
 //! records, everything else is found again by arrivals and claimed anew.
 
+mod edits;
+mod inbox;
 mod join;
 mod services;
 mod threads;
@@ -164,9 +166,6 @@ pub fn run(campaign: &Campaign, id: &str, joined: Joined, options: &Options) -> 
     io_at("snapshot of the campaign", campaign.snapshot(&campaign.state))?;
     let me = Identity::own(id);
     let first_pilot = io_at("first-pilot record", threads::first_pilot(&*fs, &layout))?;
-    let known = io_at("published and quarantined scans", known(&*fs, &layout))?;
-    tracing::info!(pilot = %id, known = known.len(), workers = joined.workers, transport = %joined.name, "pilot starts");
-
     let (mailbox, inbox) = Mailbox::new();
     let pulse = Arc::new(AtomicU64::new(0));
     let streams = specs(campaign)?;
@@ -182,6 +181,13 @@ pub fn run(campaign: &Campaign, id: &str, joined: Joined, options: &Options) -> 
         observer: Observer::default().into(),
         last_beat: Instant::now().into(),
     });
+    let (commands, commands_in) = unbounded();
+    let mut requests = inbox::Inbox::new(disk.clone(), campaign, mailbox.clone(), commands.clone());
+    let notices = requests.notices();
+    // Before anything else: releases change what is known, holds come before the first claim.
+    requests.look(true);
+    let known = io_at("published and quarantined scans", known(&*fs, &layout))?;
+    tracing::info!(pilot = %id, known = known.len(), workers = joined.workers, transport = %joined.name, "pilot starts");
     let pool = io_at("disk threads", DiskPool::spawn(disk.clone(), mailbox.clone()))?;
     pool.run("sweep", |disk, _| disk.sweep());
 
@@ -190,7 +196,6 @@ pub fn run(campaign: &Campaign, id: &str, joined: Joined, options: &Options) -> 
     let journal = io_at("journal", journal::spawn(layout.journal(id), lines_in, move |d| post.post_durable(d)))?;
 
     let (arrival_events, arrivals_in) = bounded(10_000);
-    let (commands, commands_in) = unbounded();
     let watches = StreamWatch::all(campaign, first_pilot, options.once);
     let poller = arrivals::spawn(watches, known, options.once, arrival_events, commands_in);
     let poller = io_at("arrivals thread", poller)?;
@@ -200,8 +205,9 @@ pub fn run(campaign: &Campaign, id: &str, joined: Joined, options: &Options) -> 
     let bridge = io_at("arrivals bridge", bridge)?;
     let signals = io_at("signal handlers", threads::signals(mailbox.clone()))?;
 
-    let writer = threads::StatusWriter::new(disk, campaign, &joined.name, seen, pulse.clone());
+    let writer = threads::StatusWriter::new(disk, campaign, &joined.name, seen, pulse.clone(), notices);
     let (status, show) = io_at("status thread", writer.spawn(mailbox.clone()))?;
+    let requests = io_at("inbox thread", requests.spawn())?;
     let mut progress = Progress::new(options.terminal, settling);
     let teller = commands.clone();
     let driver = Driver {
@@ -230,6 +236,7 @@ pub fn run(campaign: &Campaign, id: &str, joined: Joined, options: &Options) -> 
     if !disk.flush(Duration::from_secs(2)) {
         tracing::warn!("some disk orders did not end in time; the next pilot finds what they left");
     }
+    drop(requests);
     let _ = commands.send(ArrivalCommand::Stop);
     let summary = Summary { counts: core.counts(), incomplete: core.left_incomplete(), drained };
     if let Some(code) = &joined.exit_code {

@@ -79,6 +79,12 @@ pub struct View {
     pub errors: Vec<FailedTry>,
     /// Why nothing is started, when the filesystem is to blame.
     pub paused: Option<String>,
+    /// Streams that a person holds.
+    #[serde(default)]
+    pub held: Vec<String>,
+    /// GPUs and hosts that get no more work.
+    #[serde(default)]
+    pub drained: Vec<String>,
     /// A drain was asked for.
     pub draining: bool,
     /// Nothing will be ordered any more.
@@ -138,6 +144,8 @@ impl Core {
                 Storage::Fine => None,
                 Storage::Paused { message, .. } => Some(message.clone()),
             },
+            held: self.held_streams(),
+            drained: Vec::new(),
             draining: self.draining,
             finished: self.finished,
         }
@@ -155,7 +163,8 @@ impl Core {
 
     /// Scans that arrivals left incomplete, once they are quiet (`--once`).
     pub fn left_incomplete(&self) -> usize {
-        self.quiet.unwrap_or(0)
+        // What a held stream kept is left, too.
+        self.quiet.unwrap_or(0) + self.jobs.len()
     }
 
     /// Number of the last journal entry ordered.

@@ -263,6 +263,24 @@ pub fn release(fs: &dyn Fs, layout: &Layout, stream_output: &Path, key: &str, ge
     create_whole(fs, &layout.released(key, generation), b"{}\n").map(|_| ())
 }
 
+/// Takes a job out of quarantine: its claim is freed first, so that whoever sees the record gone may take it. The record
+/// is kept aside. False when another pilot was faster.
+///
+/// # Errors
+/// What the filesystem says; doing it again is safe.
+pub fn release_quarantined(fs: &dyn Fs, layout: &Layout, key: &str) -> io::Result<bool> {
+    let generation = highest(fs, layout, key)?;
+    if generation > 0 {
+        create_whole(fs, &layout.released(key, generation), b"{}\n")?;
+    }
+    let record = layout.quarantine(key);
+    match fs.rename(&record, &record.with_file_name(format!(".released-{key}.json"))) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

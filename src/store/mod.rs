@@ -7,6 +7,7 @@ pub mod fs;
 pub mod journal;
 pub mod layout;
 pub mod records;
+pub mod requests;
 
 pub use fs::{Fs, RealFs};
 pub use layout::Layout;

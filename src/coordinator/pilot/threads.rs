@@ -137,6 +137,16 @@ pub(super) struct StatusWriter {
     status: PilotStatus,
     seen: Arc<SeenArrivals>,
     pulse: Arc<AtomicU64>,
+    notices: Arc<Mutex<Notices>>,
+}
+
+/// What the inbox wants shown.
+#[derive(Debug, Default)]
+pub(super) struct Notices {
+    /// See [`PilotStatus::alarms`].
+    pub(super) alarms: Vec<String>,
+    /// The campaign as it was edited, by its hash.
+    pub(super) campaign_hash: Option<String>,
 }
 
 /// Ends the status thread.
@@ -165,6 +175,7 @@ impl StatusWriter {
         transport: &str,
         seen: Arc<SeenArrivals>,
         pulse: Arc<AtomicU64>,
+        notices: Arc<Mutex<Notices>>,
     ) -> Self {
         let status = PilotStatus {
             status_version: status::VERSION,
@@ -175,10 +186,11 @@ impl StatusWriter {
             started_ms: now_ms(),
             written_ms: 0,
             state: "running".to_owned(),
+            alarms: Vec::new(),
             arrivals: Vec::new(),
             view: View::default(),
         };
-        Self { disk, status, seen, pulse }
+        Self { disk, status, seen, pulse, notices }
     }
 
     /// Starts the thread; the function returned takes the latest view and never waits.
@@ -225,6 +237,14 @@ impl StatusWriter {
     fn write(&mut self, beat: u64, ended: bool) {
         let s = &mut self.status;
         s.written_ms = now_ms();
+        {
+            // Whoever panicked while holding it left plain text behind.
+            let notices = self.notices.lock().unwrap_or_else(PoisonError::into_inner);
+            s.alarms.clone_from(&notices.alarms);
+            if let Some(hash) = &notices.campaign_hash {
+                s.campaign_hash.clone_from(hash);
+            }
+        }
         s.arrivals = self.seen.lock().values().cloned().collect();
         s.state = if ended {
             "ended"

@@ -2,6 +2,7 @@
 
 mod bench;
 mod random;
+mod requests;
 mod scenarios;
 
 /// The core imports nothing that could make two runs differ.
@@ -13,6 +14,7 @@ fn the_core_is_pure() {
         ("event.rs", include_str!("../event.rs")),
         ("job.rs", include_str!("../job.rs")),
         ("queue.rs", include_str!("../queue.rs")),
+        ("requests.rs", include_str!("../requests.rs")),
         ("view.rs", include_str!("../view.rs")),
         ("workers.rs", include_str!("../workers.rs")),
     ];
