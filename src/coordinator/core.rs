@@ -16,8 +16,8 @@
 
 use super::event::*;
 use super::job::{Claim, Job, Phase, Task, job_key};
-use super::requests::Wishes;
 use super::queue::{Class, Order, Place, Queue};
+use super::requests::Wishes;
 use super::workers::Workers;
 use crate::arrivals::scan::{InputVersion, Scan};
 use crate::technique::plan::{TaskKind, TaskSpec};

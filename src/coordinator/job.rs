@@ -210,14 +210,7 @@ pub fn scan_key(stream: &str, name: &str, version: InputVersion) -> String {
 
 /// A job's key: its [`scan_key`] and 8 digits over technique, recipe and request, so that a rewrite is another job
 /// and so is another recipe.
-pub fn job_key(
-    stream: &str,
-    name: &str,
-    version: InputVersion,
-    technique: &str,
-    recipe: &str,
-    salt: &str,
-) -> String {
+pub fn job_key(stream: &str, name: &str, version: InputVersion, technique: &str, recipe: &str, salt: &str) -> String {
     format!("{}-{}", scan_key(stream, name, version), recipe_digits(technique, recipe, salt))
 }
 

@@ -78,7 +78,8 @@ pub struct Queue {
 impl Queue {
     /// A queue for streams of these weights; a stream's index is its position.
     pub fn new(weights: impl IntoIterator<Item = u32>) -> Self {
-        let line = |w: u32| Line { weight: f64::from(w.max(1)), clock: Clock(0.0), waiting: BTreeSet::new(), held: false };
+        let line =
+            |w: u32| Line { weight: f64::from(w.max(1)), clock: Clock(0.0), waiting: BTreeSet::new(), held: false };
         Self { lines: weights.into_iter().map(line).collect(), present: 0.0 }
     }
 

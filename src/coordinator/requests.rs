@@ -72,7 +72,11 @@ impl Core {
 
     fn hold(&mut self, stream: &str, held: bool) {
         let Some(no) = self.stream_no(stream) else { return };
-        if held { self.wishes.held.insert(no) } else { self.wishes.held.remove(&no) };
+        if held {
+            self.wishes.held.insert(no)
+        } else {
+            self.wishes.held.remove(&no)
+        };
         self.queue.hold(no, held);
         self.unclaimed.hold(no, held);
     }

@@ -43,6 +43,9 @@ pub struct JobView {
     pub urgent: bool,
     /// Owner, when it is elsewhere.
     pub owner: Option<String>,
+    /// Where its tasks run, `host:worker`; at most [`View::MAX_PLACES`].
+    #[serde(default)]
+    pub workers: Vec<String>,
 }
 
 /// A worker at a glance.
@@ -94,6 +97,8 @@ pub struct View {
 impl View {
     /// Most jobs listed.
     pub const MAX_JOBS: usize = 500;
+    /// Most workers listed for a job.
+    pub const MAX_PLACES: usize = 8;
 }
 
 impl Core {
@@ -124,6 +129,7 @@ impl Core {
                 Phase::Foreign { owner, .. } => Some(owner.clone()),
                 _ => None,
             },
+            workers: self.places(job),
         };
         let workers = self.workers.iter().map(|(id, w)| WorkerView {
             worker: id.0,
@@ -149,6 +155,13 @@ impl Core {
             draining: self.draining,
             finished: self.finished,
         }
+    }
+
+    fn places(&self, job: &Job) -> Vec<String> {
+        let at: std::collections::BTreeSet<_> =
+            job.attempts().filter_map(|a| Some(self.attempts.get(&a)?.worker)).collect();
+        let place = |id| self.workers.by_id(id).map_or_else(String::new, |w| format!("{}:{}", w.host, id.0));
+        at.into_iter().take(View::MAX_PLACES).map(place).collect()
     }
 
     /// A drain was asked for.

@@ -9,7 +9,7 @@ use std::time::{Duration, UNIX_EPOCH};
 const ROWS: usize = 40;
 
 /// `2026-11-22 17:03:12` (UTC).
-fn when(ms: u64) -> String {
+pub fn when(ms: u64) -> String {
     let text = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(ms)).to_string();
     text.replace('T', " ").trim_end_matches('Z').to_owned()
 }

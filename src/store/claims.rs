@@ -191,12 +191,19 @@ pub fn try_claim(
 }
 
 fn owner(fs: &dyn Fs, layout: &Layout, key: &str, generation: u32) -> io::Result<Identity> {
+    record(fs, layout, key, generation).map(|r| r.owner)
+}
+
+/// Reads a claim.
+///
+/// # Errors
+/// It is not there, or is none (`InvalidData`).
+pub fn record(fs: &dyn Fs, layout: &Layout, key: &str, generation: u32) -> io::Result<ClaimRecord> {
     let path = layout.claim(key, generation);
     let bytes = fs.read(&path, 64 * 1024)?;
-    let record: ClaimRecord = serde_json::from_slice(&bytes).map_err(|e| {
+    serde_json::from_slice(&bytes).map_err(|e| {
         io::Error::new(io::ErrorKind::InvalidData, format!("{}: not a claim ({e}); remove it", path.display()))
-    })?;
-    Ok(record.owner)
+    })
 }
 
 fn is_gone(fs: &dyn Fs, layout: &Layout, owner: &Identity, observer: &mut Observer) -> io::Result<bool> {

@@ -313,9 +313,7 @@ pub fn all(fs: &dyn Fs, layout: &Layout) -> io::Result<Vec<Asked>> {
         let at_ms = id_ms(&id).unwrap_or(0);
         match read {
             Ok(e) => Asked { id, at_ms, by: e.by, request: Some(e.request), problem: None, outcome },
-            Err(problem) => {
-                Asked { id, at_ms, by: String::new(), request: None, problem: Some(problem), outcome }
-            }
+            Err(problem) => Asked { id, at_ms, by: String::new(), request: None, problem: Some(problem), outcome },
         }
     };
     Ok(asked.into_iter().map(one).collect())

@@ -51,7 +51,10 @@ fn what_is_no_request_is_refused_with_the_reason() {
         ("{\"request_version\":1,\"request\":{\"do\":\"run\",\"stream\":\"s\"}}", "unknown variant"),
         ("{\"request_version\":1,\"x\":1,\"request\":{\"do\":\"hold\",\"stream\":\"s\"}}", "unknown field"),
         ("{\"request_version\":1,\"request\":{\"do\":\"hold\",\"stream\":\"../s\"}}", "no stream's name"),
-        ("{\"request_version\":1,\"request\":{\"do\":\"skip\",\"stream\":\"s\",\"scan\":\"../../x\"}}", "no scan's name"),
+        (
+            "{\"request_version\":1,\"request\":{\"do\":\"skip\",\"stream\":\"s\",\"scan\":\"../../x\"}}",
+            "no scan's name",
+        ),
         ("{\"request_version\":1,\"request\":{\"do\":\"skip\",\"stream\":\"s\",\"scan\":\"/etc\"}}", "no scan's name"),
         ("{\"request_version\":1,\"request\":{\"do\":\"skip\",\"stream\":\"s\",\"scan\":\"a\\nb\"}}", "no scan's name"),
         (&deep, "larger than"),

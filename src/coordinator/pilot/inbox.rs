@@ -137,11 +137,7 @@ impl Inbox {
             self.mailbox.post(if held { Event::Hold { stream } } else { Event::Resume { stream } });
         }
         for ((stream, name), skipped) in changes(&self.fold.skipped, &fold.skipped) {
-            self.mailbox.post(if skipped {
-                Event::Skip { stream, name }
-            } else {
-                Event::Release { stream, name }
-            });
+            self.mailbox.post(if skipped { Event::Skip { stream, name } } else { Event::Release { stream, name } });
         }
         self.fold = fold;
         Ok(())

@@ -135,7 +135,8 @@ fn urgency_waits_for_a_scan_that_is_not_there_yet() {
     b.step(Event::Urgent { stream: "s".into(), name: "b".into() });
     b.arrive("s", "a");
     b.arrive("s", "b");
-    let urgent = |b: &Bench| b.core.view(b.now).jobs.iter().filter(|j| j.urgent).map(|j| j.name.clone()).collect::<Vec<_>>();
+    let urgent =
+        |b: &Bench| b.core.view(b.now).jobs.iter().filter(|j| j.urgent).map(|j| j.name.clone()).collect::<Vec<_>>();
     assert_eq!(urgent(&b), ["b"]);
     b.run();
     b.arrive("s", "b");
