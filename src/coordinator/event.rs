@@ -228,12 +228,14 @@ pub enum Event {
         /// Scan name.
         name: String,
     },
-    /// It is wanted after all: skipped no longer.
+    /// It is wanted after all: skipped no longer, and given the recipe that counts at `since_ms`.
     Release {
         /// Stream.
         stream: String,
         /// Scan name.
         name: String,
+        /// When it was asked, milliseconds since the epoch.
+        since_ms: u64,
     },
     /// A recipe other than the campaign's: for the next arrival of one scan, or for every scan from now on.
     Recipe {

@@ -236,7 +236,7 @@ pub fn run(campaign: &Campaign, id: &str, joined: Joined, options: &Options) -> 
     if !disk.flush(Duration::from_secs(2)) {
         tracing::warn!("some disk orders did not end in time; the next pilot finds what they left");
     }
-    drop(requests);
+    requests.end();
     let _ = commands.send(ArrivalCommand::Stop);
     let summary = Summary { counts: core.counts(), incomplete: core.left_incomplete(), drained };
     if let Some(code) = &joined.exit_code {

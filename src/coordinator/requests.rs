@@ -5,7 +5,8 @@
 //!   the same ones and none of them asks another: claims decide who works.
 //! - A held stream gets no claim and no task; what runs goes on, and a result that is ready is published.
 //! - A recipe for "from now on" counts for scans whose last byte is not older than the wish. The scan's own time
-//!   decides, not the moment of arrival, so that two pilots give one scan one key.
+//!   decides, not the moment of arrival, so that two pilots give one scan one key. A released scan counts as one of the
+//!   moment of its release.
 //! - A recipe for one scan counts once, for the next job of it that ends with a verdict.
 
 use super::core::{Core, Ended, Storage};
@@ -24,6 +25,8 @@ pub(super) struct Wishes {
     held: BTreeSet<usize>,
     skipped: BTreeSet<ScanAt>,
     once: BTreeMap<ScanAt, Recipe>,
+    /// When a scan was last released: it is tried with what counts then.
+    released: BTreeMap<ScanAt, u64>,
     /// By stream, ascending in time.
     later: BTreeMap<usize, Vec<(u64, Recipe)>>,
     pub(super) urgent: BTreeSet<ScanAt>,
@@ -43,10 +46,12 @@ impl Core {
             Event::Hold { stream } => self.hold(&stream, true),
             Event::Resume { stream } => self.hold(&stream, false),
             Event::Skip { stream, name } => self.skip(now, stream, name),
-            Event::Release { stream, name } => {
-                if let Some(no) = self.stream_no(&stream) {
-                    self.wishes.skipped.remove(&(no, name));
-                }
+            Event::Release { stream, name, since_ms } => {
+                let Some(no) = self.stream_no(&stream) else { return };
+                let at = (no, name);
+                self.wishes.skipped.remove(&at);
+                let since = self.wishes.released.entry(at).or_insert(since_ms);
+                *since = since_ms.max(*since);
             }
             Event::Recipe { stream, name, recipe, salt, since_ms } => {
                 let Some(no) = self.stream_no(&stream) else { return };
@@ -128,11 +133,13 @@ impl Core {
 
     /// The recipe that a scan gets, and the salt that came with it.
     pub(super) fn recipe_of(&self, stream: usize, name: &str, last_byte_ms: u64) -> Recipe {
-        if let Some(once) = self.wishes.once.get(&(stream, name.to_owned())) {
+        let at = (stream, name.to_owned());
+        if let Some(once) = self.wishes.once.get(&at) {
             return once.clone();
         }
+        let asked_ms = self.wishes.released.get(&at).copied().unwrap_or(0).max(last_byte_ms);
         let later = self.wishes.later.get(&stream).map(Vec::as_slice).unwrap_or_default();
-        match later.iter().rev().find(|(since, _)| *since <= last_byte_ms) {
+        match later.iter().rev().find(|(since, _)| *since <= asked_ms) {
             Some((_, recipe)) => recipe.clone(),
             None => (self.streams[stream].recipe.clone(), String::new()),
         }

@@ -76,7 +76,7 @@ pub struct Explanation {
     pub stream: String,
     /// Scan.
     pub scan: String,
-    /// `running`, `waiting`, `checking`, `elsewhere`, `published`, `quarantined`, `skipped`, `arriving`, `interrupted`,
+    /// `running`, `waiting`, `held`, `checking`, `elsewhere`, `published`, `quarantined`, `skipped`, `arriving`, `interrupted`,
     /// `no-pilot` or `gone`.
     pub state: String,
     /// The answer.
@@ -180,6 +180,7 @@ fn verdict(e: &Explanation, skipped: bool, there: bool, living: usize) -> (&'sta
                 Some(owner) => ("elsewhere", format!("pilot {owner} works on it; others wait for that")),
                 None => ("elsewhere", "another pilot works on it".to_owned()),
             },
+            "waiting" | "checking" if e.held => ("held", format!("it is there and waits: {}", why_waiting(e, seen))),
             "waiting" => ("waiting", format!("it is complete and waits: {}", why_waiting(e, seen))),
             "checking" => ("checking", format!("it is being checked before it is claimed{}", at(seen))),
             phase => {

@@ -82,6 +82,18 @@ fn pilot(out: &mut String, p: &PilotReport) {
     if let Some(why) = &v.paused {
         let _ = writeln!(out, "  PAUSED: {why}");
     }
+    for text in &s.alarms {
+        let _ = writeln!(out, "  ALARM: {text}");
+    }
+    if v.draining {
+        out.push_str("  draining: nothing new is started\n");
+    }
+    if !v.held.is_empty() {
+        let _ = writeln!(out, "  held: {}; `beampilot request resume STREAM` lets one go on", v.held.join(", "));
+    }
+    if !v.drained.is_empty() {
+        let _ = writeln!(out, "  drained: {}; they get no more work", v.drained.join(", "));
+    }
     for a in s.arrivals.iter().filter(|a| a.trouble.is_some()) {
         let _ = writeln!(out, "  stream {}: {}", a.stream, a.trouble.as_deref().unwrap_or_default());
     }

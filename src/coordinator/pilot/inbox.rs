@@ -21,6 +21,7 @@ use crossbeam::channel::{RecvTimeoutError, Sender, bounded};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Between two looks: a person waits for the answer, and a look is one listing.
@@ -49,10 +50,18 @@ pub(super) struct Inbox {
     trouble: bool,
 }
 
-/// Ends the thread when dropped.
+/// Ends the thread.
 pub(super) struct InboxHandle {
-    #[allow(dead_code)] // Dropping it is the message.
     stop: Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl InboxHandle {
+    /// Ends it after a last look at what was published: its requests are answered.
+    pub(super) fn end(self) {
+        drop(self.stop);
+        let _ = self.thread.join();
+    }
 }
 
 fn now_ms() -> u64 {
@@ -94,13 +103,16 @@ impl Inbox {
     pub(super) fn spawn(mut self) -> io::Result<InboxHandle> {
         let (stop, stopped) = bounded::<()>(0);
         let mut edits = super::edits::Edits::new(&self.campaign);
-        std::thread::Builder::new().name("inbox".into()).spawn(move || {
+        let thread = std::thread::Builder::new().name("inbox".into()).spawn(move || {
             while matches!(stopped.recv_timeout(PERIOD), Err(RecvTimeoutError::Timeout)) {
                 self.look(false);
                 edits.look(&mut self);
             }
+            if let Err(e) = self.close() {
+                tracing::warn!(error = %e, "requests could not be answered; the next pilot does it");
+            }
         })?;
-        Ok(InboxHandle { stop })
+        Ok(InboxHandle { stop, thread })
     }
 
     /// One look. `first`: what was known and done before this pilot started needs no more.
@@ -137,7 +149,11 @@ impl Inbox {
             self.mailbox.post(if held { Event::Hold { stream } } else { Event::Resume { stream } });
         }
         for ((stream, name), skipped) in changes(&self.fold.skipped, &fold.skipped) {
-            self.mailbox.post(if skipped { Event::Skip { stream, name } } else { Event::Release { stream, name } });
+            self.mailbox.post(if skipped {
+                Event::Skip { stream, name }
+            } else {
+                Event::Release { stream, name, since_ms: 0 }
+            });
         }
         self.fold = fold;
         Ok(())
@@ -152,7 +168,7 @@ impl Inbox {
             return if before.is_none() { self.answer(id, &line, REFUSED, &why) } else { Ok(()) };
         }
         let over = before == Some(DONE);
-        let mut reply = None;
+        let (mut reply, mut again) = (None, None);
         match &request {
             Request::Hold { .. } => reply = Some((DONE, "held: running tasks end, nothing new is started".to_owned())),
             Request::Resume { .. } => reply = Some((DONE, "goes on".to_owned())),
@@ -171,7 +187,7 @@ impl Inbox {
                     let digits = recipe_digits(self.technique(&stream), &recipe, id);
                     let (name, salt) = (Some(scan.clone()), id.to_owned());
                     self.mailbox.post(Event::Recipe { stream: stream.clone(), name, recipe, salt, since_ms: 0 });
-                    self.again(&stream, scan);
+                    again = Some(scan.clone());
                     self.open.insert(id.to_owned(), Open { request: request.clone(), digits: Some(digits) });
                     reply = Some((ACCEPTED, "as soon as the scan is complete by its rule".to_owned()));
                 }
@@ -188,14 +204,24 @@ impl Inbox {
             }
             Request::Release { scan, .. } if before.is_none() => match self.release(&stream, scan)? {
                 Some(text) => {
-                    self.again(&stream, scan);
+                    again = Some(scan.clone());
                     reply = Some((DONE, text));
                 }
+                // Ours from a look whose answer could not be written.
+                None if self.log.contains_key(id) => reply = Some((DONE, "taken out of quarantine".to_owned())),
                 None => return self.answer(id, &line, REFUSED, "it is neither in quarantine nor skipped"),
             },
             // Released by another pilot while we run: our arrivals still think that they know it.
-            Request::Release { scan, .. } if !first => self.again(&stream, scan),
+            Request::Release { scan, .. } if !first => again = Some(scan.clone()),
             Request::Release { .. } | Request::Reprocess { .. } | Request::Urgent { .. } => {}
+        }
+        if let Request::Release { stream, scan } = &request {
+            let since_ms = requests::id_ms(id).unwrap_or(0);
+            self.mailbox.post(Event::Release { stream: stream.clone(), name: scan.clone(), since_ms });
+        }
+        if let (Some(scan), (stream, _)) = (again, request.about()) {
+            // After the events: what arrives must find them.
+            self.again(stream, &scan);
         }
         self.log.insert(id.to_owned(), request);
         match reply {

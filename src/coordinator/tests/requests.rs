@@ -67,7 +67,7 @@ fn a_skipped_scan_is_dropped_and_not_taken_again_until_it_is_released() {
     b.arrive("s", "a");
     assert!(b.assigned.is_empty());
     assert_eq!(b.core.view(b.now).ended.last().unwrap().outcome, "skipped");
-    b.step(Event::Release { stream: "s".into(), name: "a".into() });
+    b.step(Event::Release { stream: "s".into(), name: "a".into(), since_ms: 0 });
     b.arrive("s", "a");
     b.run();
     assert_eq!(b.published.len(), 1);
@@ -112,6 +112,10 @@ fn a_recipe_from_now_on_goes_by_the_scans_own_time() {
         digits.push(b.published.last().unwrap().rsplit('-').next().unwrap().to_owned());
     }
     assert_eq!((&digits[1], &digits[3]), (&digits[2], &digits[4]));
+    b.step(Event::Release { stream: "s".into(), name: "a".into(), since_ms: 1_999_999 });
+    b.step(Event::Arrived { scan: scan("s", "a", 1, 1000), check: Check::None });
+    b.run();
+    assert!(b.published.last().unwrap().ends_with(&digits[1]), "released, it gets what counts now");
     assert!(digits[0] != digits[1] && digits[1] != digits[3] && digits[0] != digits[3]);
 }
 
