@@ -147,9 +147,7 @@ fn a_wrong_edit_raises_an_alarm_and_work_goes_on() {
     let mut pilot = rig.start(&[]);
     rig.wait("it runs", || rig.status().is_some_and(|s| s["pilots"][0]["life"] == "alive"));
     let good = std::fs::read_to_string(rig.path("campaign.toml")).unwrap();
-    let elsewhere = rig.path("good.toml");
-    std::fs::write(&elsewhere, good.replace("\"in\"", "\"in\"\n")).unwrap();
-    std::fs::write(rig.path("campaign.toml"), good.replace("tomography", "tomografy")).unwrap();
+    std::fs::write(rig.path("campaign.toml"), good.replace("technique", "tecnique")).unwrap();
     let pilot_alarms = || {
         let files = std::fs::read_dir(rig.path("state/status")).unwrap().flatten();
         let text: String = files.filter_map(|f| std::fs::read_to_string(f.path()).ok()).collect();
@@ -157,6 +155,10 @@ fn a_wrong_edit_raises_an_alarm_and_work_goes_on() {
     };
     rig.wait("the alarm", || pilot_alarms().contains("campaign.toml:"));
     assert!(pilot_alarms().contains("last good one runs on"), "{}", pilot_alarms());
+    let shown = rig.beampilot(&["status", "campaign.toml"]);
+    let said = String::from_utf8_lossy(&shown.stderr).into_owned();
+    assert!(shown.status.success() && said.contains("last good edition"), "{said}");
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("ALARM"));
     rig.synth("in/a.h5", &[]);
     let published = || rig.path("state/published").read_dir().unwrap().count();
     rig.wait("it is published all the same", || published() == 1);
@@ -198,4 +200,28 @@ fn what_cannot_be_asked_is_refused_where_it_is_asked() {
     assert!(ask(&rig, &["request", "list"]).contains("no request"));
     assert_eq!(manifest(&rig.path("out/s/later"))["parameters"]["rotation_center_px"].as_f64(), Some(30.0));
     assert_eq!(rig.published()["scan_001.h5"].len(), 1, "what was there before is left alone");
+}
+
+#[test]
+fn people_without_a_shell_ask_in_the_share() {
+    let rig = rig("[stream.inbox]\npath = \"asks\"\nallow = [\"center\"]");
+    std::fs::create_dir(rig.path("asks")).unwrap();
+    rig.synth("in/a.h5", &[]);
+    let mut pilot = rig.start(&[]);
+    rig.wait_published("a.h5", 1);
+    let note = |name: &str, recipe: &str| {
+        let text = format!("{{\"request\":\"reprocess\",\"scan\":\"a.h5\",\"recipe\":{recipe}}}");
+        std::fs::write(rig.path("asks").join(name), text).unwrap();
+    };
+    note("please.json", "{\"center\":30.25}");
+    note("never.json", "{\"filter\":\"hann\"}");
+    rig.wait_published("a.h5", 2);
+    assert_eq!(manifest(&rig.path("out/s/a~2"))["parameters"]["rotation_center_px"].as_f64(), Some(30.25));
+    let answer = |name: &str| std::fs::read_to_string(rig.path("asks").join(name)).unwrap_or_default();
+    rig.wait("both answers", || {
+        answer("please.json.outcome.json").contains("done") && answer("never.json.outcome.json").contains("not allowed")
+    });
+    assert_eq!(pilot.drain(), Some(0));
+    let (code, log) = rig.once();
+    assert_eq!((code, rig.published()["a.h5"].len()), (Some(0), 2), "{log}");
 }

@@ -4,10 +4,10 @@ use super::{Exit, OrExit};
 use crate::campaign::Campaign;
 use crate::report::scans::{NameError, Scans};
 use crate::report::status::{self, Report};
+use crate::store::records::now_ms;
 use crate::store::requests::{self, Asked};
 use crate::store::{Layout, RealFs};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The campaign, for subcommands that are about a scan.
 #[derive(Debug, Clone, clap::Args)]
@@ -25,10 +25,29 @@ pub struct Opened {
     pub layout: Layout,
 }
 
-/// Milliseconds since the epoch.
-pub fn now_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+/// Reads a campaign; one that was edited and is wrong now is read as pilots run it: in the last good edition, which
+/// they keep in the state folder. A mistake in an editor must not take the sight from those who look.
+///
+/// # Errors
+/// It is wrong (78), and no good edition is known.
+pub fn load(file: &Path) -> anyhow::Result<Campaign> {
+    Campaign::load(file).or_else(|errors| match last_good(file) {
+        Some(campaign) => {
+            tracing::warn!("the campaign file is wrong; this is the last good edition of it: {errors}");
+            Ok(campaign)
+        }
+        None => Err(errors).or_exit(Exit::Config),
+    })
+}
+
+fn last_good(file: &Path) -> Option<Campaign> {
+    let table: toml::Table = std::fs::read_to_string(file).ok()?.parse().unwrap_or_default();
+    let state = table.get("campaign").and_then(|c| c.get("state")).and_then(|s| s.as_str()).unwrap_or("state");
+    let folder = std::path::absolute(file).ok()?.parent()?.join(state).join("campaigns");
+    let editions =
+        std::fs::read_dir(folder).ok()?.flatten().filter(|e| e.path().extension().is_some_and(|e| e == "toml"));
+    let newest = editions.max_by_key(|e| e.metadata().and_then(|m| m.modified()).ok())?;
+    Campaign::parse(&std::fs::read_to_string(newest.path()).ok()?, file).ok()
 }
 
 /// Reads a campaign whose pilots have run.
@@ -36,7 +55,7 @@ pub fn now_ms() -> u64 {
 /// # Errors
 /// The file is wrong (78), or no pilot has run yet (75).
 pub fn open(file: &Path) -> anyhow::Result<Opened> {
-    let campaign = Campaign::load(file).or_exit(Exit::Config)?;
+    let campaign = load(file)?;
     let layout = Layout { state: campaign.state.clone() };
     if !campaign.state.join("FORMAT").exists() {
         let what = anyhow::anyhow!(

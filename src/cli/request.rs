@@ -1,6 +1,6 @@
 //! `beampilot request`: what people ask of running pilots, put into the inbox in the state folder.
 
-use super::campaign::{CampaignArg, Opened};
+use super::campaign::{self, CampaignArg, Opened};
 use super::exit::coded;
 use super::reconstruct::{self, entry};
 use super::{Exit, OrExit};
@@ -112,7 +112,7 @@ struct Submitted {
 /// # Errors
 /// What the frame turns into an exit code.
 pub fn run(args: Args) -> anyhow::Result<Exit> {
-    let campaign = crate::campaign::Campaign::load(&args.campaign.campaign).or_exit(Exit::Config)?;
+    let campaign = campaign::load(&args.campaign.campaign)?;
     // A request may come before the first pilot.
     let layout = Layout::open(&RealFs, &campaign.state).or_exit(Exit::Config)?;
     let opened = Opened { campaign, layout };

@@ -7,6 +7,7 @@ mod edits;
 mod inbox;
 mod join;
 mod services;
+mod share;
 mod threads;
 
 pub use join::{Joined, join};

@@ -42,6 +42,8 @@ pub struct Seen {
     pub pilot: String,
     /// `alive` or `silent`.
     pub life: String,
+    /// When the pilot said so, milliseconds since the epoch.
+    pub as_of_ms: u64,
     /// Its job there.
     pub job: crate::coordinator::view::JobView,
     /// Why the pilot starts nothing.
@@ -103,6 +105,8 @@ pub struct Explanation {
 
 /// Most lines of history kept.
 pub const HISTORY: usize = 50;
+/// A status may be older than it says by this: the view in it, the clocks of two hosts.
+const STALE_MS: u64 = 3000;
 /// Version of [`Explanation`].
 pub const VERSION: u32 = 1;
 
@@ -125,6 +129,7 @@ pub fn explain(
         Some(Seen {
             pilot: p.status.identity.pilot.clone(),
             life: p.life.clone(),
+            as_of_ms: p.status.written_ms,
             job: job.clone(),
             paused: view.paused.clone(),
             draining: view.draining,
@@ -173,7 +178,10 @@ fn verdict(e: &Explanation, skipped: bool, there: bool, living: usize) -> (&'sta
         "elsewhere" => 0,
         _ => 3,
     };
-    if let Some(seen) = e.pilots.iter().max_by_key(rank) {
+    // A record is written before the pilot's next status, which would still call the job running.
+    let records = e.published.iter().map(|p| p.published_ms).chain(e.quarantined.iter().map(|q| q.at_ms));
+    let latest = records.max().map_or(0, |ms| ms + STALE_MS);
+    if let Some(seen) = e.pilots.iter().filter(|s| s.as_of_ms > latest).max_by_key(rank) {
         let job = &seen.job;
         return match job.phase.as_str() {
             "elsewhere" => match known(job.owner.as_ref()) {
@@ -370,3 +378,7 @@ pub fn page(e: &Explanation) -> String {
     }
     out
 }
+
+#[cfg(test)]
+#[path = "explain_tests.rs"]
+mod tests;

@@ -7,6 +7,12 @@ use crate::coordinator::event::Lag;
 use serde::{Deserialize, Serialize};
 use std::io;
 
+/// Milliseconds since the epoch.
+pub fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// A published job. It stays when the bundle is deleted for quota, so that nothing is done twice.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Published {

@@ -10,11 +10,11 @@
 
 use super::fs::{Fs, create_whole, replace};
 use super::layout::Layout;
+use super::records::now_ms;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Largest request file.
 pub const MAX_BYTES: u64 = 64 * 1024;
@@ -164,11 +164,6 @@ pub struct Asked {
     pub problem: Option<String>,
     /// What came of it; `None` while no pilot has looked.
     pub outcome: Option<Outcome>,
-}
-
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Milliseconds of an id `<13 digits>-<1 to 16 hexadecimal digits>`; `None` when it is none.

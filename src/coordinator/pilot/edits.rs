@@ -56,7 +56,8 @@ impl Edits {
             return;
         }
         self.hash.clone_from(&edited.hash);
-        let since_ms = u64::try_from(now.1 / 1_000_000).unwrap_or(0);
+        // The later of both: a copy may keep an old mtime. The same for every pilot.
+        let since_ms = u64::try_from((now.1 / 1_000_000).max(now.2.saturating_mul(1000))).unwrap_or(0);
         self.apply(inbox, edited, since_ms);
     }
 
@@ -128,7 +129,7 @@ fn needs_another_pilot(old: &Campaign, new: &Campaign) -> Vec<String> {
 }
 
 /// What a running pilot holds fast, in a form that can be compared.
-fn fixed(s: &Stream) -> [(&'static str, String); 9] {
+fn fixed(s: &Stream) -> [(&'static str, String); 10] {
     [
         ("watch", format!("{:?}", s.watch)),
         ("from", format!("{:?}", s.from)),
@@ -138,6 +139,7 @@ fn fixed(s: &Stream) -> [(&'static str, String); 9] {
         ("complete", format!("{:?}", s.complete)),
         ("roles", format!("{:?}", s.roles)),
         ("technique", s.technique.clone()),
+        ("inbox", format!("{:?}", s.inbox)),
         ("output", format!("{:?}", s.output)),
     ]
 }

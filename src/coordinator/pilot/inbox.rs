@@ -14,7 +14,7 @@ use crate::coordinator::driver::Mailbox;
 use crate::coordinator::event::Event;
 use crate::coordinator::job::recipe_digits;
 use crate::store::claims;
-use crate::store::records::{self, Published, Quarantined};
+use crate::store::records::{self, Published, Quarantined, now_ms};
 use crate::store::requests::{self, ACCEPTED, DONE, Fold, Outcome, REFUSED, Request};
 use crate::technique;
 use crossbeam::channel::{RecvTimeoutError, Sender, bounded};
@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// Between two looks: a person waits for the answer, and a look is one listing.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -36,7 +36,7 @@ struct Open {
 
 /// See the module.
 pub(super) struct Inbox {
-    disk: Arc<Disk>,
+    pub(super) disk: Arc<Disk>,
     pub(super) campaign: Campaign,
     pub(super) mailbox: Mailbox,
     commands: Sender<ArrivalCommand>,
@@ -48,6 +48,8 @@ pub(super) struct Inbox {
     fold: Fold,
     notices: Arc<Mutex<Notices>>,
     trouble: bool,
+    /// When it is looked again for what came to its end.
+    close_at: Option<Instant>,
 }
 
 /// Ends the thread.
@@ -62,11 +64,6 @@ impl InboxHandle {
         drop(self.stop);
         let _ = self.thread.join();
     }
-}
-
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Inbox {
@@ -87,6 +84,7 @@ impl Inbox {
             fold: Fold::default(),
             notices: Arc::default(),
             trouble: false,
+            close_at: None,
         }
     }
 
@@ -102,10 +100,12 @@ impl Inbox {
     /// Starts the thread.
     pub(super) fn spawn(mut self) -> io::Result<InboxHandle> {
         let (stop, stopped) = bounded::<()>(0);
+        let mut share = super::share::Share::default();
         let mut edits = super::edits::Edits::new(&self.campaign);
         let thread = std::thread::Builder::new().name("inbox".into()).spawn(move || {
             while matches!(stopped.recv_timeout(PERIOD), Err(RecvTimeoutError::Timeout)) {
                 self.look(false);
+                share.look(&self);
                 edits.look(&mut self);
             }
             if let Err(e) = self.close() {
@@ -117,7 +117,13 @@ impl Inbox {
 
     /// One look. `first`: what was known and done before this pilot started needs no more.
     pub(super) fn look(&mut self, first: bool) {
-        let result = self.take_new(first).and_then(|()| self.close());
+        let due = self.close_at.is_none_or(|at| Instant::now() >= at);
+        let began = Instant::now();
+        let result = self.take_new(first).and_then(|()| if due { self.close() } else { Ok(()) });
+        if due {
+            // Folders of very many records are not listed more often than a twentieth of the time.
+            self.close_at = Some(Instant::now() + began.elapsed() * 20);
+        }
         match result {
             Ok(()) => self.trouble = false,
             Err(e) if !std::mem::replace(&mut self.trouble, true) => {
