@@ -184,7 +184,7 @@ fn outcome_file(layout: &Layout, id: &str) -> PathBuf {
     layout.state.join("requests").join(format!("{id}.outcome.json"))
 }
 
-/// A new id. Two people may ask in one millisecond; process and a counter keep them apart.
+/// A new id. Two people may ask in one millisecond; the digits behind it keep them apart.
 fn new_id(at_ms: u64) -> String {
     use std::hash::{BuildHasher, Hasher};
     // Keys of a `RandomState` are random, and new ones each time.
