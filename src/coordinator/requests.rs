@@ -60,7 +60,7 @@ impl Core {
                         self.wishes.skipped.remove(&(no, name.clone()));
                         self.wishes.once.insert((no, name), (recipe, salt));
                     }
-                    None => self.from_now_on(no, since_ms, (recipe, salt)),
+                    None => self.recipe_since(no, since_ms, (recipe, salt)),
                 }
             }
             Event::Campaign { streams, since_ms } => self.edit(now, streams, since_ms),
@@ -122,7 +122,7 @@ impl Core {
         true
     }
 
-    fn from_now_on(&mut self, stream: usize, since_ms: u64, recipe: Recipe) {
+    fn recipe_since(&mut self, stream: usize, since_ms: u64, recipe: Recipe) {
         let all = self.wishes.later.entry(stream).or_default();
         let at = all.partition_point(|(since, _)| *since <= since_ms);
         all.insert(at, (since_ms, recipe));
@@ -174,7 +174,7 @@ impl Core {
             self.unclaimed.set_weight(no, new.weight);
             // The campaign as it was keeps its recipe for what was there before the edit.
             if self.recipe_of(no, "", u64::MAX).0 != new.recipe {
-                self.from_now_on(no, since_ms, (new.recipe, String::new()));
+                self.recipe_since(no, since_ms, (new.recipe, String::new()));
             }
             if reorder {
                 self.line_up(now, no);
