@@ -115,6 +115,14 @@ pub enum ArrivalCommand {
         /// Its name.
         name: String,
     },
+    /// A person asked for it again (reprocessing, release): it is reported once more under its rule, whatever
+    /// is known about it and however old it is.
+    Again {
+        /// Its stream.
+        stream: String,
+        /// Its name.
+        name: String,
+    },
     /// End the thread.
     Stop,
 }

@@ -61,6 +61,12 @@ pub fn spawn(
 fn run(mut poller: Poller, events: &Sender<ArrivalEvent>, commands: &Receiver<ArrivalCommand>) {
     let start = Instant::now();
     let mut disk = listing::Disk::default();
+    // What was asked for before the first look counts in it: with `--once` there may be no second one.
+    while let Ok(command) = commands.try_recv() {
+        if !poller.obey(now(start), command) {
+            return;
+        }
+    }
     loop {
         for event in poller.poll(now(start), &mut disk) {
             if !send(&mut poller, event, events, commands, start) {

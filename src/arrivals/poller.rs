@@ -50,11 +50,17 @@ impl Poller {
     /// Obeys one command; false for [`ArrivalCommand::Stop`]. Names that are not watched are ignored:
     /// the scan may be gone by now.
     pub fn obey(&mut self, now: Now, command: ArrivalCommand) -> bool {
-        self.commands += 1;
+        if matches!(command, ArrivalCommand::Again { .. }) {
+            // It comes from a person and not from the core, which counts its own; what is idle must be said anew.
+            self.idle_said = None;
+        } else {
+            self.commands += 1;
+        }
         let (ArrivalCommand::NotYet { stream, .. }
         | ArrivalCommand::Changed { stream, .. }
         | ArrivalCommand::Done { stream, .. }
-        | ArrivalCommand::Forget { stream, .. }) = &command
+        | ArrivalCommand::Forget { stream, .. }
+        | ArrivalCommand::Again { stream, .. }) = &command
         else {
             return false;
         };
@@ -64,6 +70,7 @@ impl Poller {
                 ArrivalCommand::Changed { name, .. } => watcher.settle_again(&name, None, now),
                 ArrivalCommand::Done { name, version, .. } => watcher.done(&name, version, now),
                 ArrivalCommand::Forget { name, .. } => watcher.release(&name, now),
+                ArrivalCommand::Again { name, .. } => watcher.again(&name, now),
                 ArrivalCommand::Stop => {}
             }
         }

@@ -26,6 +26,8 @@ use std::time::{Duration, SystemTime};
 /// Longest pause after a probe said "not yet".
 const BACK_OFF_MAX: Duration = Duration::from_secs(300);
 const BACK_OFF_FIRST: Duration = Duration::from_secs(5);
+/// Scans asked for that are not there yet.
+const ASKED_MAX: usize = 10_000;
 pub(super) const RETRY: Duration = Duration::from_secs(10);
 
 /// What to do about a scan after a look at it.
@@ -152,14 +154,15 @@ impl Watcher {
     ) -> io::Result<Next> {
         let since = self.watch.since.and_then(|s| s.duration_since(SystemTime::UNIX_EPOCH).ok());
         let unwanted = since.is_some_and(|since| i128::from(last_ns) < since.as_nanos() as i128);
-        if unwanted || self.is_finished(name, Some(own), None) {
+        let asked = self.asked.contains(name);
+        if !asked && (unwanted || self.is_finished(name, Some(own), None)) {
             return Ok(Next::Known);
         }
         let Some(scan) = self.scans.get(name) else { return Ok(Next::Known) };
         let settled_at = scan.unchanged_since + self.watch.complete.rule.quiet();
         let not_before = scan.not_before;
         // A record without the scan's own version is compared with companions, as far as they are there.
-        if self.is_on_record(name) {
+        if !asked && self.is_on_record(name) {
             let mut rest = members.clone();
             if let Resolved::Files(roles) = self.roles.resolve(fs, &self.root, name, &mut rest, now)?
                 && self.is_finished(name, None, Some(Scan { members: rest, roles, ..Scan::default() }.version()))
@@ -217,6 +220,7 @@ impl Watcher {
         if let Some(s) = self.scans.get_mut(name) {
             s.lacks = None;
         }
+        self.asked.remove(name);
         self.set_phase(name, Phase::Reported(scan.version()), now);
         self.events.push(ArrivalEvent::Complete { scan, proof });
     }
@@ -308,6 +312,15 @@ impl Watcher {
             // Another pilot was first: what is settling here may be just that.
             self.schedule(&name, now.mono);
         }
+    }
+
+    /// Reports a scan once more, as soon as it is there and complete.
+    pub(super) fn again(&mut self, name: &str, now: Now) {
+        // Names come from requests: a bound, so that a flood of them costs no more than memory for these.
+        if self.asked.len() < ASKED_MAX {
+            self.asked.insert(name.into());
+        }
+        self.release(name, now);
     }
 
     pub(super) fn release(&mut self, name: &str, now: Now) {

@@ -109,6 +109,8 @@ pub(super) struct Watcher {
     pub(super) scans: HashMap<Arc<str>, Scanning>,
     queue: BTreeSet<(Duration, Arc<str>)>,
     finished: HashMap<Arc<str>, Vec<Finished>>,
+    /// Asked for by a person and not reported since: neither records nor `since` count for them.
+    pub(super) asked: BTreeSet<Arc<str>>,
     pub(super) recent: VecDeque<Arc<str>>,
     pub(super) sweep: VecDeque<Arc<str>>,
     pub(super) credit: (f64, f64),
@@ -140,6 +142,7 @@ impl Watcher {
             scans: HashMap::new(),
             queue: BTreeSet::new(),
             finished,
+            asked: BTreeSet::new(),
             recent: VecDeque::new(),
             sweep: VecDeque::new(),
             credit: (0.0, 0.0),

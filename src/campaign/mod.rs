@@ -261,10 +261,27 @@ fn check_folders(streams: &[Stream], state: &Path, state_line: usize, reader: &R
         }
     }
     for owner in streams {
+        check_inbox(owner, streams, &real_state, reader);
         let results = preflight::real(&owner.results());
         if real_state.starts_with(&results) || results.starts_with(&real_state) {
             let problem = format!("\"{}\" overlaps the state folder", owner.output.display());
             reader.report(owner.line("output"), "stream.output", problem, "write results to a folder beside it");
+        }
+    }
+}
+
+/// Requests must not arrive as scans, nor answers stand among results or in the state.
+fn check_inbox(owner: &Stream, streams: &[Stream], real_state: &Path, reader: &Reader<'_>) {
+    let Some(inbox) = &owner.inbox else { return };
+    let path = preflight::real(&inbox.path);
+    let watched = streams.iter().filter(|s| s.from.is_none()).map(|s| preflight::real(&s.watch));
+    let others = watched.chain(streams.iter().map(|s| preflight::real(&s.results()))).chain([real_state.to_owned()]);
+    for other in others {
+        if path.starts_with(&other) || other.starts_with(&path) {
+            let problem = format!("\"{}\" overlaps {}", inbox.path.display(), other.display());
+            let remedy = "use a folder beside watched folders, results and state";
+            reader.report(owner.line("inbox.path"), "stream.inbox.path", problem, remedy);
+            return;
         }
     }
 }

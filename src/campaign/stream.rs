@@ -41,6 +41,7 @@ pub(super) fn read(section: &Section<'_, '_, '_>, base: &Path, deadline: Duratio
     let weight = section.count("weight", "weight = 1").map_or(1, |w| w.value);
     let roles = section.section("roles", "[stream.roles]").map(|r| roles(&r, base, unit)).unwrap_or_default();
     let recipe = section.section("recipe", "[stream.recipe]").map(|r| r.to_toml()).unwrap_or_default();
+    let inbox = section.section("inbox", "[stream.inbox]").and_then(|i| inbox(&i, base));
     section.finish();
     Some(Stream {
         name: name?.value,
@@ -57,9 +58,36 @@ pub(super) fn read(section: &Section<'_, '_, '_>, base: &Path, deadline: Duratio
         weight,
         roles,
         recipe,
+        inbox,
         lines: section.lines(),
         line: section.line,
     })
+}
+
+fn inbox(table: &Section<'_, '_, '_>, base: &Path) -> Option<ShareInbox> {
+    let path = table.required("path", "path = \"share/requests\"");
+    let example = "allow = [\"center\"]";
+    let mut allow = Vec::new();
+    if let Some(at) = table.get("allow") {
+        match at.value.as_array() {
+            Some(list) => {
+                for item in list.iter() {
+                    match item.get_ref().as_str() {
+                        Some(key) if !key.is_empty() => allow.push(key.to_owned()),
+                        _ => table.report(
+                            at.line,
+                            "allow",
+                            "holds something that is no recipe key",
+                            format!("write {example}"),
+                        ),
+                    }
+                }
+            }
+            None => table.mistyped(&at, "allow", "an array of recipe keys", example),
+        }
+    }
+    table.finish();
+    Some(ShareInbox { path: resolve(base, &path?.value), allow })
 }
 
 /// Absolute, relative to the campaign file's folder; `.` and `..` taken out by their letters.

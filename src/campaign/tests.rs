@@ -56,6 +56,15 @@ fn the_schema_of_the_issue_is_understood() {
 }
 
 #[test]
+fn an_inbox_lies_beside_everything_else() {
+    for (path, fine) in [("asks", true), ("in/asks", false), ("results/a", false), ("state", false), (".", false)] {
+        let parsed = parse(&stream(&format!("inbox = {{ path = \"{path}\" }}")));
+        assert_eq!(parsed.is_ok(), fine, "{path}: {parsed:?}");
+        assert!(fine || parsed.unwrap_err().to_string().contains("stream.inbox.path"));
+    }
+}
+
+#[test]
 fn defaults_are_written_out() {
     let c = parse(&stream("")).unwrap();
     assert_eq!((c.name.as_str(), c.deadline), ("c", Duration::from_secs(900)));
@@ -110,7 +119,16 @@ fn every_mistake_has_its_line() {
         ("weigth = 2", "c.toml:5: stream.weigth: unknown key; did you mean \"weight\"?"),
         (
             "zzz = 2",
-            "c.toml:5: stream.zzz: unknown key; use one of from, unit, count, pattern, since, complete, output, deadline, order, weight, roles, recipe",
+            "c.toml:5: stream.zzz: unknown key; use one of from, unit, count, pattern, since, complete, output, deadline, order, weight, roles, recipe, inbox",
+        ),
+        ("inbox = {}", "c.toml:5: stream.inbox.path: is missing; add path = \"share/requests\""),
+        (
+            "inbox = { path = \"asks\", allow = \"center\" }",
+            "c.toml:5: stream.inbox.allow: expected an array of recipe keys, found a string; write allow = [\"center\"]",
+        ),
+        (
+            "inbox = { path = \"asks\", allow = [1] }",
+            "c.toml:5: stream.inbox.allow: holds something that is no recipe key; write allow = [\"center\"]",
         ),
         (
             "weight = 0",

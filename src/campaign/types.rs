@@ -37,10 +37,21 @@ pub struct Stream {
     pub roles: BTreeMap<String, RoleSource>,
     /// The technique's own table.
     pub recipe: toml::Table,
+    /// Where people without a shell put requests.
+    pub inbox: Option<ShareInbox>,
     /// Line of every key of the stream, dotted (`technique`, `roles.dark.within`, `recipe.center`).
     pub(super) lines: BTreeMap<String, usize>,
     /// Where the stream begins.
     pub(super) line: usize,
+}
+
+/// A folder in the share in which people put small request files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShareInbox {
+    /// The folder, absolute.
+    pub path: PathBuf,
+    /// Recipe keys they may set.
+    pub allow: Vec<String>,
 }
 
 impl Stream {

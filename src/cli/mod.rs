@@ -9,14 +9,19 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod bench;
+pub mod campaign;
 pub mod check;
 pub mod doctor;
+pub mod drain;
 pub mod exit;
+pub mod explain;
 pub mod hidden;
 pub mod host;
 pub mod launch;
 pub mod log;
+pub mod quarantine;
 pub mod reconstruct;
+pub mod request;
 pub mod run;
 pub mod shell;
 pub mod status;
@@ -88,6 +93,10 @@ pub enum Command {
     Run(run::Args),
     Launch(launch::Args),
     Status(status::Args),
+    Explain(explain::Args),
+    Request(request::Args),
+    Quarantine(quarantine::Args),
+    Drain(drain::Args),
     Check(check::Args),
     Doctor(doctor::Args),
     Reconstruct(reconstruct::Args),
@@ -141,6 +150,10 @@ fn dispatch(command: Command, talk: &Talk) -> anyhow::Result<Exit> {
         Command::HostCheck(args) => host::check(args),
         Command::Survivors(args) => host::survivors(args),
         Command::Status(args) => status::run(args),
+        Command::Explain(args) => explain::run(args),
+        Command::Request(args) => request::run(args),
+        Command::Quarantine(args) => quarantine::run(args),
+        Command::Drain(args) => drain::run(args),
         Command::Check(args) => check::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Reconstruct(args) => reconstruct::run(args),
@@ -265,6 +278,21 @@ mod tests {
             "launch c.toml --site polaris --hosts a,b --ranks-per-node 4 --until 2026-11-25T14:00:00Z --dry-run --json",
             "status c.toml --json -q",
             "check c.toml",
+            "explain a.h5",
+            "explain s/a.h5 -c c.toml --json",
+            "request reprocess a.h5 center=301.5 filter=hann --campaign c.toml --wait",
+            "request reprocess --from-now-on s center=1",
+            "request -c c.toml urgent a.h5",
+            "request hold s",
+            "request resume s",
+            "request skip s/a.h5",
+            "request release a.h5 --json",
+            "request list --json",
+            "quarantine list -c c.toml --json",
+            "quarantine release a.h5 --wait",
+            "drain c.toml",
+            "drain c.toml --pilot x --wait",
+            "drain c.toml --all --cancel --json",
             "doctor",
             "doctor c.toml --json",
             "bench dispatch --json",

@@ -36,29 +36,34 @@ pub struct Args {
 impl Args {
     /// The entries as the table a campaign file would have; a later entry replaces an earlier one.
     pub fn recipe_table(&self) -> toml::Table {
-        let mut recipe = toml::Table::new();
-        for (key, value) in &self.recipe {
-            let mut table = &mut recipe;
-            let mut keys = key.split('.').peekable();
-            while let Some(part) = keys.next() {
-                if keys.peek().is_none() {
-                    table.insert(part.to_owned(), value.clone());
-                    break;
-                }
-                let slot = table.entry(part).or_insert_with(|| toml::Table::new().into());
-                if !slot.is_table() {
-                    *slot = toml::Table::new().into();
-                }
-                let Some(next) = slot.as_table_mut() else { break };
-                table = next;
-            }
-        }
-        recipe
+        recipe_table(&self.recipe)
     }
 }
 
+/// Entries as the table a campaign file would have; a later one replaces an earlier one.
+pub(super) fn recipe_table(entries: &[(String, toml::Value)]) -> toml::Table {
+    let mut recipe = toml::Table::new();
+    for (key, value) in entries {
+        let mut table = &mut recipe;
+        let mut keys = key.split('.').peekable();
+        while let Some(part) = keys.next() {
+            if keys.peek().is_none() {
+                table.insert(part.to_owned(), value.clone());
+                break;
+            }
+            let slot = table.entry(part).or_insert_with(|| toml::Table::new().into());
+            if !slot.is_table() {
+                *slot = toml::Table::new().into();
+            }
+            let Some(next) = slot.as_table_mut() else { break };
+            table = next;
+        }
+    }
+    recipe
+}
+
 /// `key=value`, the value read as TOML where that works.
-fn entry(text: &str) -> Result<(String, toml::Value), String> {
+pub(super) fn entry(text: &str) -> Result<(String, toml::Value), String> {
     let (key, value) = text.split_once('=').ok_or("write it as KEY=VALUE")?;
     if key.is_empty() || key.split('.').any(|part| part.trim() != part || part.is_empty()) {
         return Err(format!("`{key}` is no recipe key"));

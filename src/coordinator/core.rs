@@ -18,6 +18,7 @@ use super::event::*;
 use super::job::{Claim, Job, Phase, Task, job_key};
 use super::learned::Learned;
 use super::queue::{Class, Order, Place, Queue};
+use super::requests::Wishes;
 use super::workers::Workers;
 use crate::arrivals::scan::{InputVersion, Scan};
 use crate::technique::plan::{TaskKind, TaskSpec};
@@ -184,6 +185,8 @@ pub struct Core {
     pub(super) counts: Counts,
     /// Arrivals that waited for an older job of their scan, now gone.
     pub(super) replay: Vec<Event>,
+    /// What people asked for.
+    pub(super) wishes: Wishes,
     out: Vec<Ordered>,
 }
 
@@ -237,6 +240,7 @@ impl Core {
             errors: VecDeque::new(),
             counts: Counts::default(),
             replay: Vec::new(),
+            wishes: Wishes::default(),
             out: Vec::new(),
         }
     }
@@ -301,6 +305,7 @@ impl Core {
             Event::Urgent { stream, name } => self.on_urgent(&stream, &name),
             Event::Drain => self.drain(now),
             Event::Stop => (self.draining, self.stopping) = (true, true),
+            wish => self.on_wish(now, wish),
         }
     }
 
@@ -336,8 +341,12 @@ impl Core {
 
     fn on_arrived(&mut self, now: Time, scan: Scan, check: Check) {
         let Some(stream) = self.streams.iter().position(|s| s.name == scan.stream) else { return };
+        if self.refuse_skipped(now, stream, &scan) {
+            return;
+        }
+        let (recipe, salt) = self.recipe_of(stream, &scan.name, scan.last_byte_ms);
         let spec = &self.streams[stream];
-        let key = job_key(&spec.name, &scan.name, scan.version(), &spec.technique, &spec.recipe);
+        let key = job_key(&spec.name, &scan.name, scan.version(), &spec.technique, &recipe, &salt);
         let deadline = Time::from_ms(scan.last_byte_ms).plus_s(spec.deadline_s);
         let at = (stream, scan.name.clone());
         if let Some(old) = self.by_scan.get(&at).copied() {
@@ -362,6 +371,8 @@ impl Core {
         };
         let mut job = Job::new(stream, key, scan, check, deadline);
         job.timeline = timeline;
+        (job.recipe, job.salt) = (recipe, salt);
+        job.urgent = self.wishes.urgent.contains(&at);
         if let Some((kind, params)) = first {
             job.add_task(control_task(kind, params), 0);
         }
@@ -384,9 +395,9 @@ impl Core {
         }
         let no = JobNo(self.next_job);
         self.next_job += 1;
-        let spec = &self.streams[index];
         let at = version.unwrap_or(InputVersion(0));
-        let key = job_key(stream, &name, at, &spec.technique, &spec.recipe);
+        let (recipe, salt) = self.recipe_of(index, &name, now.0 / 1000);
+        let key = job_key(stream, &name, at, &self.streams[index].technique, &recipe, &salt);
         let scan = Scan {
             stream: stream.to_owned(),
             name: name.clone(),
@@ -398,6 +409,7 @@ impl Core {
         };
         let mut job = Job::new(index, key, scan, Check::None, now);
         job.version = version;
+        (job.recipe, job.salt) = (recipe, salt);
         self.by_scan.insert((index, name), no);
         self.jobs.insert(no, job);
         self.quarantine(now, no, reason);
@@ -405,7 +417,7 @@ impl Core {
 
     /// A job whose claim, publication or quarantine is ordered cannot be dropped before the answer: what the
     /// disk says must find it. News of its scan wait until then; true when they do.
-    fn wait_for_disk(&mut self, no: JobNo, news: impl FnOnce() -> Event) -> bool {
+    pub(super) fn wait_for_disk(&mut self, no: JobNo, news: impl FnOnce() -> Event) -> bool {
         let Some(job) = self.jobs.get_mut(&no) else { return false };
         let ordered = matches!(job.phase, Phase::Claiming | Phase::Publishing { .. } | Phase::Quarantining { .. });
         if ordered {
@@ -415,6 +427,7 @@ impl Core {
     }
 
     fn on_urgent(&mut self, stream: &str, name: &str) {
+        self.want_urgently(stream, name);
         let found = self.jobs.iter().find(|(_, j)| j.scan.stream == stream && j.scan.name == name).map(|(n, _)| *n);
         let Some(no) = found else { return };
         self.unplace(no);
@@ -650,7 +663,7 @@ impl Core {
         if self.finished {
             return;
         }
-        let idle = self.jobs.is_empty() && self.quiet.is_some();
+        let idle = self.quiet.is_some() && self.jobs.values().all(|j| self.rests(j));
         let holds = |j: &Job| {
             let ordered = matches!(j.phase, Phase::Claiming | Phase::Publishing { .. } | Phase::Quarantining { .. });
             ordered && self.storage == Storage::Fine

@@ -125,7 +125,7 @@ impl Core {
             key: job.key.clone(),
             scan: job.scan.clone(),
             technique: spec.technique.clone(),
-            recipe: spec.recipe.clone(),
+            recipe: job.recipe.clone(),
             staging: job.claim.as_ref().map(|c| c.staging.clone()).unwrap_or_default(),
             campaign: self.campaign.clone(),
             resources: Resources {
@@ -502,9 +502,11 @@ impl Core {
         let retry = now.plus_s(self.limits.foreign_retry_s);
         if let Some(job) = self.jobs.get_mut(&no) {
             let (check, timeline) = (Check::None, job.timeline);
+            let (recipe, salt, urgent) = (job.recipe.clone(), job.salt.clone(), job.urgent);
             let successor = job.successor.take();
             *job = Job::new(job.stream, job.key.clone(), job.scan.clone(), check, job.deadline);
             job.timeline = timeline;
+            (job.recipe, job.salt, job.urgent) = (recipe, salt, urgent);
             job.successor = successor;
             job.phase = Phase::Foreign { retry, owner: "unknown".to_owned() };
         }
@@ -643,6 +645,7 @@ impl Core {
         preview_s: Option<f64>,
         items: String,
     ) {
+        self.grant(no, outcome);
         let Some(job) = self.jobs.get(&no) else { return };
         self.history.push_back(Ended {
             stream: job.scan.stream.clone(),

@@ -229,6 +229,66 @@ pub enum Event {
         /// Scan name.
         name: String,
     },
+    /// Claim and assign nothing of this stream until it is resumed.
+    Hold {
+        /// Stream.
+        stream: String,
+    },
+    /// The stream goes on.
+    Resume {
+        /// Stream.
+        stream: String,
+    },
+    /// Nobody wants this scan, in whatever version.
+    Skip {
+        /// Stream.
+        stream: String,
+        /// Scan name.
+        name: String,
+    },
+    /// It is wanted after all: skipped no longer, and given the recipe that counts at `since_ms`.
+    Release {
+        /// Stream.
+        stream: String,
+        /// Scan name.
+        name: String,
+        /// When it was asked, milliseconds since the epoch.
+        since_ms: u64,
+    },
+    /// A recipe other than the campaign's: for the next arrival of one scan, or for every scan from now on.
+    Recipe {
+        /// Stream.
+        stream: String,
+        /// Scan name; `None`: scans whose last byte is not older than `since_ms`.
+        name: Option<String>,
+        /// The whole canonical recipe, JSON.
+        recipe: String,
+        /// Part of the job's key, so that asking again is another job although the recipe is the same.
+        salt: String,
+        /// From when on, milliseconds since the epoch. By the scan's own time all pilots decide alike.
+        since_ms: u64,
+    },
+    /// The campaign file was edited: recipe, deadline, order and weight of streams for what comes from now on.
+    Campaign {
+        /// All streams.
+        streams: Vec<super::core::StreamSpec>,
+        /// When it was edited.
+        since_ms: u64,
+    },
+    /// A request was looked at; for the journal.
+    Request {
+        /// Its id.
+        id: String,
+        /// What it asks for.
+        request: String,
+        /// What came of it.
+        outcome: String,
+    },
+    /// Something a person should know.
+    Alarm {
+        /// What.
+        message: String,
+    },
     /// Claim nothing more, finish what is held as far as time allows, then end.
     Drain,
     /// End now: nothing more is started or waited for. What is finished stays for the next owner.
@@ -314,6 +374,15 @@ pub enum Entry {
     Alarm {
         /// What.
         message: String,
+    },
+    /// A person's request.
+    Request {
+        /// Its id.
+        id: String,
+        /// What it asks for.
+        request: String,
+        /// What came of it.
+        outcome: String,
     },
 }
 

@@ -103,6 +103,10 @@ pub struct Job {
     pub check: Check,
     /// Where it is.
     pub phase: Phase,
+    /// Canonical recipe, JSON.
+    pub recipe: String,
+    /// The request that asked for it, when the campaign did not.
+    pub salt: String,
     /// Above all others.
     pub urgent: bool,
     /// When it must be published.
@@ -149,6 +153,8 @@ impl Job {
             scan,
             check,
             phase: Phase::Checking,
+            recipe: String::new(),
+            salt: String::new(),
             urgent: false,
             deadline,
             timeline: Timeline::default(),
@@ -221,16 +227,22 @@ pub fn scan_key(stream: &str, name: &str, version: InputVersion) -> String {
     format!("{}.{}-{:012x}", escape(stream), escape(name), version.0 >> 16)
 }
 
-/// A job's key: its [`scan_key`] and 8 digits over technique and recipe, so that a rewrite is another job and
-/// so is another recipe.
-pub fn job_key(stream: &str, name: &str, version: InputVersion, technique: &str, recipe: &str) -> String {
+/// A job's key: its [`scan_key`] and 8 digits over technique, recipe and request, so that a rewrite is another job
+/// and so is another recipe.
+pub fn job_key(stream: &str, name: &str, version: InputVersion, technique: &str, recipe: &str, salt: &str) -> String {
+    format!("{}-{}", scan_key(stream, name, version), recipe_digits(technique, recipe, salt))
+}
+
+/// The last 8 digits of a key: of technique and recipe, or of technique and request. A request is one job also for
+/// pilots that started with different editions of the campaign.
+pub fn recipe_digits(technique: &str, recipe: &str, salt: &str) -> String {
     let mut hash = Sha256::new();
-    for field in [technique, recipe] {
+    let what = if salt.is_empty() { recipe } else { salt };
+    for field in [technique, what] {
         hash.update((field.len() as u64).to_le_bytes());
         hash.update(field.as_bytes());
     }
-    let short: String = hash.finalize().iter().take(4).map(|b| format!("{b:02x}")).collect();
-    format!("{}-{short}", scan_key(stream, name, version))
+    hash.finalize().iter().take(4).map(|b| format!("{b:02x}")).collect()
 }
 
 /// A plan that must not be followed.

@@ -1,6 +1,7 @@
 //! The pure core and the driver around it. `core` decides, `driver` moves bytes, `io` touches the filesystem.
 //!
-//! `core`, `deaths`, `dispatch`, `job`, `queue`, `workers`, `event` and `view` import no clock, thread, filesystem or MPI
+//! `core`, `deaths`, `dispatch`, `job`, `queue`, `requests`, `workers`, `event`, `view` and the small files beside them
+//! import no clock, thread, filesystem or MPI
 //! item: `tests::the_core_is_pure` reads their source and says so.
 
 mod adoption;
@@ -17,6 +18,7 @@ pub mod lanes;
 mod learned;
 pub mod pilot;
 pub mod queue;
+mod requests;
 mod stragglers;
 mod time;
 pub mod view;

@@ -3,8 +3,11 @@
 //! Starting after a crash and starting are the same code: what is published or in quarantine is read from the
 //! records, everything else is found again by arrivals and claimed anew.
 
+mod edits;
+mod inbox;
 mod join;
 mod services;
+mod share;
 mod threads;
 
 pub use join::{Executors, Joined, join};
@@ -200,9 +203,6 @@ pub fn run(campaign: &Campaign, id: &str, joined: Joined, options: &Options) -> 
     io_at("snapshot of the campaign", campaign.snapshot(&campaign.state))?;
     let me = Identity::own(id);
     let first_pilot = io_at("first-pilot record", threads::first_pilot(&*fs, &layout))?;
-    let known = io_at("published and quarantined scans", known(&*fs, &layout))?;
-    tracing::info!(pilot = %id, known = known.len(), workers = joined.workers, transport = %joined.name, "pilot starts");
-
     let (mailbox, inbox) = Mailbox::new();
     let pulse = Arc::new(AtomicU64::new(0));
     let streams = specs(campaign)?;
@@ -210,8 +210,14 @@ pub fn run(campaign: &Campaign, id: &str, joined: Joined, options: &Options) -> 
         let place = StreamPlace { output: s.results(), pattern: s.pattern.source().to_owned() };
         (s.name.clone(), place)
     });
-    let host = Arc::new(RealHost);
-    let disk = Arc::new(Disk::new(fs.clone(), host, layout.clone(), me.clone(), places.collect()));
+    let disk = Arc::new(Disk::new(fs.clone(), Arc::new(RealHost), layout.clone(), me.clone(), places.collect()));
+    let (commands, commands_in) = unbounded();
+    let mut requests = inbox::Inbox::new(disk.clone(), campaign, mailbox.clone(), commands.clone());
+    let notices = requests.notices();
+    // Before anything else: releases change what is known, holds come before the first claim.
+    requests.look(true);
+    let known = io_at("published and quarantined scans", known(&*fs, &layout))?;
+    tracing::info!(pilot = %id, known = known.len(), workers = joined.workers, transport = %joined.name, "pilot starts");
     let pool = io_at("disk threads", DiskPool::spawn(disk.clone(), mailbox.clone()))?;
     let busy = pool.busy();
     pool.run("sweep", |disk, _| disk.sweep());
@@ -221,7 +227,6 @@ pub fn run(campaign: &Campaign, id: &str, joined: Joined, options: &Options) -> 
     let journal = io_at("journal", journal::spawn(&fs, layout.journal(id), lines_in, move |d| post.post_durable(d)))?;
 
     let (arrival_events, arrivals_in) = bounded(10_000);
-    let (commands, commands_in) = unbounded();
     let watches = StreamWatch::all(campaign, first_pilot, options.once);
     let poller = arrivals::spawn(watches, known, options.once, arrival_events, commands_in);
     let poller = io_at("arrivals thread", poller)?;
@@ -234,17 +239,10 @@ pub fn run(campaign: &Campaign, id: &str, joined: Joined, options: &Options) -> 
     let (wake, woken) = bounded(1);
     let writers = Writers::new(wake);
     let ends_ms = options.until.map(epoch_ms);
-    let writer = threads::StatusWriter::new(
-        disk.clone(),
-        campaign,
-        &joined.name,
-        seen,
-        pulse.clone(),
-        writers.clone(),
-        busy,
-        ends_ms,
-    );
+    let watched = threads::Watched { pulse: pulse.clone(), writers: writers.clone(), busy, notices };
+    let writer = threads::StatusWriter::new(disk.clone(), campaign, &joined.name, seen, watched, ends_ms);
     let (status, show) = io_at("status thread", writer.spawn(mailbox.clone(), woken))?;
+    let requests = io_at("inbox thread", requests.spawn())?;
     let mut progress = Progress::new(options.terminal, settling);
     let teller = commands.clone();
     let driver = Driver {
@@ -283,6 +281,7 @@ pub fn run(campaign: &Campaign, id: &str, joined: Joined, options: &Options) -> 
     }
     // What may still write must not say goodbye: others would take over beside it.
     status.end(reaped && flushed);
+    requests.end();
     let _ = commands.send(ArrivalCommand::Stop);
     let summary = Summary { counts: core.counts(), incomplete: core.left_incomplete(), drained };
     if let Some(code) = &joined.exit_code {

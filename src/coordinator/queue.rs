@@ -63,6 +63,8 @@ struct Line {
     weight: f64,
     clock: Clock,
     waiting: BTreeSet<Place>,
+    /// A person holds the stream: nothing of it goes next.
+    held: bool,
 }
 
 /// Jobs with something ready, by stream.
@@ -76,8 +78,26 @@ pub struct Queue {
 impl Queue {
     /// A queue for streams of these weights; a stream's index is its position.
     pub fn new(weights: impl IntoIterator<Item = u32>) -> Self {
-        let line = |w: u32| Line { weight: f64::from(w.max(1)), clock: Clock(0.0), waiting: BTreeSet::new() };
+        let line =
+            |w: u32| Line { weight: f64::from(w.max(1)), clock: Clock(0.0), waiting: BTreeSet::new(), held: false };
         Self { lines: weights.into_iter().map(line).collect(), present: 0.0 }
+    }
+
+    /// Holds a stream, or lets it go on.
+    pub fn hold(&mut self, stream: usize, held: bool) {
+        let present = self.present;
+        if let Some(line) = self.lines.get_mut(stream) {
+            line.held = held;
+            // What was held saves nothing up.
+            line.clock.0 = line.clock.0.max(present);
+        }
+    }
+
+    /// Changes a stream's weight.
+    pub fn set_weight(&mut self, stream: usize, weight: u32) {
+        if let Some(line) = self.lines.get_mut(stream) {
+            line.weight = f64::from(weight.max(1));
+        }
     }
 
     /// Puts a job in line.
@@ -98,7 +118,8 @@ impl Queue {
 
     /// The job that goes next, with its stream.
     pub fn next(&self) -> Option<(usize, Place)> {
-        let heads = || self.lines.iter().enumerate().filter_map(|(i, l)| Some((i, l, *l.waiting.first()?)));
+        let free = || self.lines.iter().enumerate().filter(|(_, l)| !l.held);
+        let heads = || free().filter_map(|(i, l)| Some((i, l, *l.waiting.first()?)));
         let urgent = heads().filter(|(_, _, p)| p.class == Class::Urgent).min_by_key(|(_, _, p)| *p);
         if let Some((stream, _, place)) = urgent {
             return Some((stream, place));

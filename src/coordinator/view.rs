@@ -43,6 +43,9 @@ pub struct JobView {
     pub urgent: bool,
     /// Owner, when it is elsewhere.
     pub owner: Option<String>,
+    /// Where its tasks run, `host:worker`; at most [`View::MAX_PLACES`].
+    #[serde(default)]
+    pub workers: Vec<String>,
 }
 
 /// A worker at a glance.
@@ -82,6 +85,12 @@ pub struct View {
     pub errors: Vec<FailedTry>,
     /// Why nothing is started, when the filesystem is to blame.
     pub paused: Option<String>,
+    /// Streams that a person holds.
+    #[serde(default)]
+    pub held: Vec<String>,
+    /// GPUs and hosts that get no more work.
+    #[serde(default)]
+    pub drained: Vec<String>,
     /// A drain was asked for.
     pub draining: bool,
     /// Nothing will be ordered any more.
@@ -91,6 +100,8 @@ pub struct View {
 impl View {
     /// Most jobs listed.
     pub const MAX_JOBS: usize = 500;
+    /// Most workers listed for a job.
+    pub const MAX_PLACES: usize = 8;
 }
 
 impl Core {
@@ -121,6 +132,7 @@ impl Core {
                 Phase::Foreign { owner, .. } => Some(owner.clone()),
                 _ => None,
             },
+            workers: self.places(job),
         };
         let workers = self.workers.iter().map(|(id, w)| WorkerView {
             worker: id.0,
@@ -142,9 +154,23 @@ impl Core {
                 Storage::Fine => None,
                 Storage::Paused { message, .. } => Some(message.clone()),
             },
+            held: self.held_streams(),
+            drained: self
+                .workers
+                .iter()
+                .filter(|(_, w)| w.drained)
+                .map(|(id, w)| format!("worker {id} on {}", w.host))
+                .collect(),
             draining: self.draining,
             finished: self.finished,
         }
+    }
+
+    fn places(&self, job: &Job) -> Vec<String> {
+        let at: std::collections::BTreeSet<_> =
+            job.attempts().filter_map(|a| Some(self.attempts.get(&a)?.worker)).collect();
+        let place = |id| self.workers.by_id(id).map_or_else(String::new, |w| format!("{}:{}", w.host, id.0));
+        at.into_iter().take(View::MAX_PLACES).map(place).collect()
     }
 
     /// A drain was asked for.
@@ -159,7 +185,8 @@ impl Core {
 
     /// Scans that arrivals left incomplete, once they are quiet (`--once`).
     pub fn left_incomplete(&self) -> usize {
-        self.quiet.unwrap_or(0)
+        // What a held stream kept is left, too.
+        self.quiet.unwrap_or(0) + self.jobs.len()
     }
 
     /// Number of the last journal entry ordered.

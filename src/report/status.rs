@@ -29,6 +29,9 @@ pub struct PilotStatus {
     pub written_ms: u64,
     /// `running`, `draining` or `ended`.
     pub state: String,
+    /// What a person should know: an edited campaign that is wrong, or that needs another pilot.
+    #[serde(default)]
+    pub alarms: Vec<String>,
     /// What arrivals see, by stream.
     pub arrivals: Vec<ArrivalsView>,
     /// What the core sees.

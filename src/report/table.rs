@@ -9,7 +9,7 @@ use std::time::{Duration, UNIX_EPOCH};
 const ROWS: usize = 40;
 
 /// `2026-11-22 17:03:12` (UTC).
-fn when(ms: u64) -> String {
+pub fn when(ms: u64) -> String {
     let text = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(ms)).to_string();
     text.replace('T', " ").trim_end_matches('Z').to_owned()
 }
@@ -81,6 +81,18 @@ fn pilot(out: &mut String, p: &PilotReport) {
     );
     if let Some(why) = &v.paused {
         let _ = writeln!(out, "  PAUSED: {why}");
+    }
+    for text in &s.alarms {
+        let _ = writeln!(out, "  ALARM: {text}");
+    }
+    if v.draining {
+        out.push_str("  draining: nothing new is started\n");
+    }
+    if !v.held.is_empty() {
+        let _ = writeln!(out, "  held: {}; `beampilot request resume STREAM` lets one go on", v.held.join(", "));
+    }
+    if !v.drained.is_empty() {
+        let _ = writeln!(out, "  drained: {}; they get no more work", v.drained.join(", "));
     }
     for a in s.arrivals.iter().filter(|a| a.trouble.is_some()) {
         let _ = writeln!(out, "  stream {}: {}", a.stream, a.trouble.as_deref().unwrap_or_default());

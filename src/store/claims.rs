@@ -273,7 +273,11 @@ fn released(fs: &dyn Fs, layout: &Layout, key: &str, generation: u32) -> io::Res
     }
 }
 
-fn record(fs: &dyn Fs, layout: &Layout, key: &str, generation: u32) -> io::Result<ClaimRecord> {
+/// Reads a claim.
+///
+/// # Errors
+/// It is not there, or is none (`InvalidData`).
+pub fn record(fs: &dyn Fs, layout: &Layout, key: &str, generation: u32) -> io::Result<ClaimRecord> {
     let path = layout.claim(key, generation);
     let bytes = fs.read(&path, 64 * 1024)?;
     serde_json::from_slice(&bytes).map_err(|e| {
@@ -391,6 +395,24 @@ pub fn hand_over(fs: &dyn Fs, layout: &Layout, key: &str, generation: u32) -> io
 pub fn mark_released(fs: &dyn Fs, layout: &Layout, key: &str, generation: u32, kept: bool) -> io::Result<()> {
     let bytes = serde_json::to_vec(&Released { kept }).map_err(io::Error::other)?;
     create_whole(fs, &layout.released(key, generation), &bytes).map(|_| ())
+}
+
+/// Takes a job out of quarantine: its claim is freed first, so that whoever sees the record gone may take it. The record
+/// is kept aside. False when another pilot was faster.
+///
+/// # Errors
+/// What the filesystem says; doing it again is safe.
+pub fn release_quarantined(fs: &dyn Fs, layout: &Layout, key: &str) -> io::Result<bool> {
+    let generation = highest(fs, layout, key)?;
+    if generation > 0 {
+        mark_released(fs, layout, key, generation, false)?;
+    }
+    let record = layout.quarantine(key);
+    match fs.rename(&record, &record.with_file_name(format!(".released-{key}.json"))) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ pub mod journal;
 pub mod layout;
 pub mod records;
 pub mod replay;
+pub mod requests;
 pub mod takeover;
 pub mod tombstone;
 

@@ -2,9 +2,16 @@
 
 use super::fs::{Fs, replace};
 use super::layout::Layout;
+use crate::arrivals::scan::escape;
 use crate::coordinator::event::Lag;
 use serde::{Deserialize, Serialize};
 use std::io;
+
+/// Milliseconds since the epoch.
+pub fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
 
 /// A published job. It stays when the bundle is deleted for quota, so that nothing is done twice.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -73,6 +80,31 @@ pub fn keys(fs: &dyn Fs, layout: &Layout, folder: &str) -> io::Result<Vec<String
     let names = fs.list(&layout.state.join(folder))?;
     let key = |name: String| Some(name.strip_suffix(".json").filter(|k| !k.starts_with('.'))?.to_owned());
     Ok(names.into_iter().filter_map(key).collect())
+}
+
+/// Keys with a record in `folder` that are about this scan, in whatever version and with whatever recipe.
+///
+/// # Errors
+/// The folder cannot be listed.
+pub fn keys_of(fs: &dyn Fs, layout: &Layout, folder: &str, stream: &str, scan: &str) -> io::Result<Vec<String>> {
+    let about = |key: &String| is_about(key, stream, scan);
+    Ok(keys(fs, layout, folder)?.into_iter().filter(about).collect())
+}
+
+/// The key is about this scan.
+pub fn is_about(key: &str, stream: &str, scan: &str) -> bool {
+    let digits = |text: &str, n: usize| text.len() == n && text.bytes().all(|b| b.is_ascii_hexdigit());
+    let rest = key.strip_prefix(&format!("{}.{}-", escape(stream), escape(scan)));
+    rest.and_then(|r| r.split_once('-')).is_some_and(|(version, recipe)| digits(version, 12) && digits(recipe, 8))
+}
+
+/// Reads one record.
+///
+/// # Errors
+/// It is not there, or cannot be read.
+pub fn one<T: serde::de::DeserializeOwned>(fs: &dyn Fs, layout: &Layout, folder: &str, key: &str) -> io::Result<T> {
+    let path = layout.state.join(folder).join(format!("{key}.json"));
+    fs.read(&path, 1 << 20).and_then(|b| serde_json::from_slice(&b).map_err(io::Error::other))
 }
 
 /// Every readable record of a folder; a damaged one is left out with a warning.

@@ -97,6 +97,52 @@ fn changed_and_released_scans_settle_again() {
     r.expect(2.0, &["complete a.h5"]);
 }
 
+fn again(r: &mut Rig, name: &str) {
+    r.obey(ArrivalCommand::Again { stream: "s".into(), name: name.into() });
+}
+
+#[test]
+fn what_a_person_asks_for_is_reported_again_under_each_rule() {
+    let manifest = "complete = { rule = \"manifest\", pattern = \"{scan}.sums\" }";
+    let hash = "0".repeat(64);
+    for rule in [FAST, "complete = { rule = \"marker\" }", manifest] {
+        let mut r = Rig::new(rule);
+        r.fs.write("a.h5", 10);
+        r.fs.write("a.h5.done", 0);
+        r.fs.content("a.h5.sums", &format!("{hash}  a.h5\n"));
+        r.run(70.0);
+        let heard = r.heard();
+        assert!(heard.contains(&"complete a.h5".to_owned()), "{rule}: {heard:?}");
+        let scan = r.scans.iter().find(|s| s.name == "a.h5").unwrap().clone();
+        r.done(&scan);
+        r.run(1000.0);
+        r.heard();
+        again(&mut r, "a.h5");
+        // Its verdict on the earlier job may come late.
+        r.done(&scan);
+        r.expect(70.0, &["complete a.h5"]);
+        r.done(&scan);
+        r.expect(1000.0, &[]);
+    }
+}
+
+#[test]
+fn asking_works_for_what_is_old_and_for_what_is_not_there_yet() {
+    let r = Rig::new(FAST);
+    let since = r.wall();
+    let mut r = Rig::started(FAST, false, Vec::new(), Some(since));
+    r.fs.write("old.h5", 10);
+    r.fs.backdate("old.h5", 600);
+    r.expect(60.0, &[]);
+    again(&mut r, "old.h5");
+    again(&mut r, "late.h5");
+    r.expect(10.0, &["complete old.h5"]);
+    r.fs.write("late.h5", 10);
+    r.expect(30.0, &["complete late.h5"]);
+    r.done(&r.scan());
+    r.expect(100.0, &[]);
+}
+
 #[test]
 fn markers() {
     let mut r = Rig::new("complete = { rule = \"marker\" }");

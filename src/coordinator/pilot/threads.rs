@@ -139,11 +139,30 @@ pub(super) struct StatusWriter {
     disk: Arc<Disk>,
     status: PilotStatus,
     seen: Arc<SeenArrivals>,
-    pulse: Arc<AtomicU64>,
-    writers: Writers,
-    busy: Busy,
+    watched: Watched,
     /// When the job ends, milliseconds since the epoch.
     ends_ms: Option<u64>,
+}
+
+/// What the status thread looks at.
+pub(super) struct Watched {
+    /// Turns of the driver.
+    pub(super) pulse: Arc<AtomicU64>,
+    /// Processes that may write.
+    pub(super) writers: Writers,
+    /// How long disk orders take.
+    pub(super) busy: Busy,
+    /// What the inbox wants shown.
+    pub(super) notices: Arc<Mutex<Notices>>,
+}
+
+/// What the inbox wants shown.
+#[derive(Debug, Default)]
+pub(super) struct Notices {
+    /// See [`PilotStatus::alarms`].
+    pub(super) alarms: Vec<String>,
+    /// The campaign as it was edited, by its hash.
+    pub(super) campaign_hash: Option<String>,
 }
 
 /// Ends the status thread.
@@ -172,15 +191,12 @@ const OBSERVE: Duration = Duration::from_secs(2);
 type Shower = Box<dyn Fn(View) + Send>;
 
 impl StatusWriter {
-    #[expect(clippy::too_many_arguments, reason = "all of them come from one caller")]
     pub(super) fn new(
         disk: Arc<Disk>,
         campaign: &Campaign,
         transport: &str,
         seen: Arc<SeenArrivals>,
-        pulse: Arc<AtomicU64>,
-        writers: Writers,
-        busy: Busy,
+        watched: Watched,
         ends_ms: Option<u64>,
     ) -> Self {
         let status = PilotStatus {
@@ -192,10 +208,11 @@ impl StatusWriter {
             started_ms: now_ms(),
             written_ms: 0,
             state: "running".to_owned(),
+            alarms: Vec::new(),
             arrivals: Vec::new(),
             view: View::default(),
         };
-        Self { disk, status, seen, pulse, writers, busy, ends_ms }
+        Self { disk, status, seen, watched, ends_ms }
     }
 
     /// Starts the thread; the function returned takes the latest view and never waits.
@@ -209,7 +226,7 @@ impl StatusWriter {
             let (mut beat, mut pulse_seen, mut drained) = (0, None, false);
             let mut looked = Instant::now();
             loop {
-                let pulse = self.pulse.load(Ordering::Relaxed);
+                let pulse = self.watched.pulse.load(Ordering::Relaxed);
                 // A driver that does not turn must not look alive.
                 if pulse_seen.replace(pulse) != Some(pulse) {
                     beat += 1;
@@ -234,7 +251,7 @@ impl StatusWriter {
                         tracing::debug!(error = %e, "other pilots could not be looked at");
                     }
                 }
-                let hangs = self.busy.longest(self.disk.host.mono());
+                let hangs = self.watched.busy.longest(self.disk.host.mono());
                 if hangs > STALL {
                     let message = format!("a filesystem call has not returned for {} s", hangs.as_secs());
                     mailbox.post(Event::StorageTrouble { message });
@@ -255,6 +272,14 @@ impl StatusWriter {
     fn write(&mut self, beat: u64, goodbye: bool, ended: bool) {
         let s = &mut self.status;
         s.written_ms = now_ms();
+        {
+            // Whoever panicked while holding it left plain text behind.
+            let notices = self.watched.notices.lock().unwrap_or_else(PoisonError::into_inner);
+            s.alarms.clone_from(&notices.alarms);
+            if let Some(hash) = &notices.campaign_hash {
+                s.campaign_hash.clone_from(hash);
+            }
+        }
         s.arrivals = self.seen.lock().values().cloned().collect();
         s.state = if ended {
             "ended"
@@ -264,7 +289,7 @@ impl StatusWriter {
             "running"
         }
         .to_owned();
-        let (version, writers) = self.writers.snapshot();
+        let (version, writers) = self.watched.writers.snapshot();
         let heartbeat = Heartbeat {
             identity: s.identity.clone(),
             beat,
@@ -277,7 +302,7 @@ impl StatusWriter {
         let began = host.mono();
         let beaten = claims::beat(&**fs, layout, &heartbeat);
         if beaten.is_ok() {
-            self.writers.written(version);
+            self.watched.writers.written(version);
             *last_beat.lock().unwrap_or_else(PoisonError::into_inner) = began;
         }
         if let Err(e) = beaten.and_then(|()| status::write(&**fs, layout, s)) {

@@ -3,6 +3,7 @@
 mod bench;
 mod deaths;
 mod random;
+mod requests;
 mod scenarios;
 
 /// The core imports nothing that could make two runs differ.
@@ -20,6 +21,7 @@ fn the_core_is_pure() {
         ("time.rs", include_str!("../time.rs")),
         ("job.rs", include_str!("../job.rs")),
         ("queue.rs", include_str!("../queue.rs")),
+        ("requests.rs", include_str!("../requests.rs")),
         ("view.rs", include_str!("../view.rs")),
         ("workers.rs", include_str!("../workers.rs")),
     ];

@@ -26,6 +26,7 @@ enum Happening {
         which: u8,
     },
     Urgent(u8),
+    Wish(u8, u8),
     Pass(u16),
     Stale(u8),
 }
@@ -41,6 +42,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         2 => (0..4u8, any::<u8>(), any::<bool>()).prop_map(|(w, ran, culprit)| Happening::Die(w, ran, culprit)),
         6 => (any::<bool>(), any::<u8>()).prop_map(|(success, which)| Happening::Disk { success, which }),
         1 => (0..6u8).prop_map(Happening::Urgent),
+        2 => (0..6u8, 0..6u8).prop_map(|(what, n)| Happening::Wish(what, n)),
         2 => any::<u16>().prop_map(Happening::Pass),
         1 => any::<u8>().prop_map(Happening::Stale),
     ]
@@ -114,6 +116,25 @@ fn die(b: &mut Bench, worker: WorkerId, ran: u8, culprit: bool) {
     b.step(Event::ExecutorDied { worker, reason: "killed".into(), running, waiting, culprit });
 }
 
+fn wish(what: u8, n: u8) -> Event {
+    let (stream, name) = ("s".to_owned(), format!("n{n}"));
+    let recipe = |name, salt: String| Event::Recipe {
+        stream: "s".to_owned(),
+        name,
+        recipe: format!("{{\"x\":{n}}}"),
+        salt,
+        since_ms: u64::from(n) * 500_000,
+    };
+    match what {
+        0 => Event::Hold { stream },
+        1 => Event::Resume { stream },
+        2 => Event::Skip { stream, name },
+        3 => Event::Release { stream, name, since_ms: u64::from(n) * 700_000 },
+        4 => recipe(Some(name), format!("r{n}")),
+        _ => recipe(None, String::new()),
+    }
+}
+
 fn happen(b: &mut Bench, h: Happening) {
     match h {
         Happening::Arrive { stream, name, version, declared } => {
@@ -135,6 +156,7 @@ fn happen(b: &mut Bench, h: Happening) {
             }
         }
         Happening::Urgent(n) => b.step(Event::Urgent { stream: "s".into(), name: format!("n{n}") }),
+        Happening::Wish(what, n) => b.step(wish(what, n)),
         Happening::Pass(ms) => b.pass_s(f64::from(ms) * 0.01),
         Happening::Stale(n) => b.step(Event::TaskEnded {
             worker: WorkerId(u32::from(n) % 4),
@@ -162,6 +184,7 @@ proptest! {
         }
         // The world heals: disk and workers work, and everything left is done.
         b.join(0);
+        b.step(Event::Resume { stream: "s".into() });
         for _ in 0..10_000 {
             if let Some(action) = b.actions.pop_front() {
                 disk(&mut b, action, true, 0);
