@@ -271,7 +271,8 @@ fn check_streams(streams: &[Stream], reader: &Reader<'_>) {
 /// A result must never be an arrival, unless `from` says so.
 fn check_folders(streams: &[Stream], state: &Path, state_line: usize, reader: &Reader<'_>) {
     let real_state = preflight::real(state);
-    for watcher in streams.iter().filter(|s| s.from.is_none()) {
+    // Without a folder: what `from` says was wrong, and was reported.
+    for watcher in streams.iter().filter(|s| s.from.is_none() && !s.watch.as_os_str().is_empty()) {
         let watch = preflight::real(&watcher.watch);
         for owner in streams {
             let output = preflight::real(&owner.output);
