@@ -19,6 +19,7 @@ mod items;
 mod output;
 mod process;
 pub mod recipe;
+mod spawn;
 mod start;
 mod template;
 #[cfg(test)]

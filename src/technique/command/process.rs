@@ -8,17 +8,14 @@
 //! - One loop serves both pipes, the clock, the memory limit and the cancellation; nothing it does can block.
 
 use super::capture::Capture;
+use super::spawn::{Started, spawn};
 use super::tree;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{
-    Pid, PidfdFlags, Signal, getppid, pidfd_open, set_child_subreaper, set_parent_process_death_signal,
-};
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, WaitOptions, pidfd_open, waitid, waitpid};
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, PipeReader};
 use std::os::fd::AsFd;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -68,72 +65,51 @@ const KEPT: usize = 64 * 1024;
 /// It could not be started.
 pub(super) fn run(order: &Order<'_>) -> io::Result<Ended> {
     let begin = Instant::now();
-    let mut child = start(order)?;
-    let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) else {
-        return Err(io::Error::other("the system gave an impossible process number"));
-    };
-    let guard = Guard { pid, child: &mut child, ended: false };
-    let ended = guard.watch(order, begin);
+    let Started { pid, stdout, stderr } = start(order)?;
+    let ended = Guard { pid, ended: false }.watch(order, begin, stdout, stderr);
     tree::leave(pid);
     tree::end_strays(pid);
     ended
 }
 
-fn start(order: &Order<'_>) -> io::Result<Child> {
-    let Some((program, arguments)) = order.argv.split_first() else {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "no program"));
-    };
-    let mut command = std::process::Command::new(program);
-    command.args(arguments).env_clear().current_dir(order.folder).process_group(0);
-    command.envs(order.env.iter().map(|(k, v)| (k, v)));
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let parent = rustix::process::getpid();
-    let prepare = move || {
-        set_parent_process_death_signal(Some(Signal::KILL))?;
-        set_child_subreaper(Some(parent))?;
-        // The parent may have died before the signal was asked for.
-        if getppid() == Some(parent) { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
-    };
-    // SAFETY: between fork and exec only these three system calls are made; none allocates or takes a lock.
-    unsafe { command.pre_exec(prepare) };
-    let spawning = tree::spawning();
+fn start(order: &Order<'_>) -> io::Result<Started> {
     let mut tries = 0;
-    let child = loop {
-        match command.spawn() {
+    loop {
+        let spawning = tree::spawning();
+        let started = spawn(&order.argv, &order.env, order.folder);
+        if let Ok(started) = &started {
+            tree::enter(started.pid);
+        }
+        drop(spawning);
+        match started {
             // Somebody is installing it: whoever has it open for writing is done in a moment.
             Err(e) if e.kind() == io::ErrorKind::ExecutableFileBusy && tries < 50 => {
                 tries += 1;
                 std::thread::sleep(Duration::from_millis(10));
             }
-            other => break other?,
+            other => return other,
         }
-    };
-    if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
-        tree::enter(pid);
     }
-    drop(spawning);
-    Ok(child)
 }
 
 /// Ends the program on every way out, a panic included.
-struct Guard<'c> {
+struct Guard {
     pid: Pid,
-    child: &'c mut Child,
     ended: bool,
 }
 
-impl Drop for Guard<'_> {
+impl Drop for Guard {
     fn drop(&mut self) {
         if !self.ended {
             tree::end(self.pid);
-            let _ = self.child.wait();
+            let _ = waitpid(Some(self.pid), WaitOptions::empty());
         }
     }
 }
 
-impl Guard<'_> {
-    fn watch(mut self, order: &Order<'_>, begin: Instant) -> io::Result<Ended> {
-        let (mut stdout, mut stderr) = (self.child.stdout.take(), self.child.stderr.take());
+impl Guard {
+    fn watch(mut self, order: &Order<'_>, begin: Instant, out: PipeReader, err: PipeReader) -> io::Result<Ended> {
+        let (mut stdout, mut stderr) = (Some(out), Some(err));
         for fd in [stdout.as_ref().map(AsFd::as_fd), stderr.as_ref().map(AsFd::as_fd)].into_iter().flatten() {
             rustix::io::ioctl_fionbio(fd, true)?;
         }
@@ -156,8 +132,7 @@ impl Guard<'_> {
             drop(fds);
             serve(&mut stdout, &mut out)?;
             serve(&mut stderr, &mut err)?;
-            // Without pidfd this also waits for it; its group is then ended a moment later than is ideal.
-            if over || (pidfd.is_none() && self.child.try_wait()?.is_some()) {
+            if over || (pidfd.is_none() && has_ended(self.pid)?) {
                 break None;
             }
             if order.cancelled.load(Ordering::Relaxed) {
@@ -179,16 +154,23 @@ impl Guard<'_> {
         } else {
             tree::end_group(self.pid);
         }
-        let status = self.child.wait()?;
+        let status = waitpid(Some(self.pid), WaitOptions::empty())?;
         self.ended = true;
         serve(&mut stdout, &mut out)?;
         serve(&mut stderr, &mut err)?;
-        let how = stopped.unwrap_or_else(|| match status.code() {
+        let status = status.map(|(_, status)| status);
+        let how = stopped.unwrap_or_else(|| match status.and_then(|s| s.exit_status()) {
             Some(code) => How::Code(code),
-            None => How::Signal(status.signal().unwrap_or(0)),
+            None => How::Signal(status.and_then(|s| s.terminating_signal()).unwrap_or(0)),
         });
         Ok(Ended { how, out, err })
     }
+}
+
+/// Has it ended? It is not waited for yet: its number stays its own.
+fn has_ended(pid: Pid) -> io::Result<bool> {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    Ok(waitid(WaitId::Pid(pid), options)?.is_some())
 }
 
 /// Reads what is there; a pipe that was closed is not looked at again.
