@@ -18,10 +18,7 @@ use std::path::PathBuf;
 /// The folder that a recorded attempt's files are in, relative to staging, and those files.
 fn part(record: &TaskRecord) -> Option<(&str, Vec<OutputFile>)> {
     let files: Vec<OutputFile> = record.output.files.iter().filter(|f| f.path.starts_with("parts/")).cloned().collect();
-    let folder = files.first()?.path.splitn(3, '/').nth(1)?;
-    let at = record.output.files.iter().find_map(|f| f.path.strip_prefix("parts/"));
-    // Borrowed from the record, not from the copies.
-    let folder = at.and_then(|p| p.get(..folder.len()))?;
+    let folder = record.output.files.iter().find_map(|f| f.path.strip_prefix("parts/")?.split('/').next())?;
     Some((folder, files))
 }
 
@@ -111,7 +108,7 @@ fn previews(ctx: &TaskContext, files: &mut Vec<OutputFile>) -> Result<(), Fault>
         }
         let folder = staging.join("preview");
         match std::fs::create_dir(&folder) {
-            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(Fault::writing(&folder, &e)),
+            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(Fault::writing(&folder, &e)),
             _ => Ok(Some(format!("preview/{name}"))),
         }
     };

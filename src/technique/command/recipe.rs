@@ -303,7 +303,7 @@ fn memory_limit(table: &Table) -> Result<u64, RecipeError> {
     let parsed = units.iter().find_map(|(unit, bytes)| {
         let number: f64 = text.strip_suffix(unit)?.trim().parse().ok()?;
         let bytes = number * *bytes as f64;
-        (bytes >= 1e6 && bytes < 1e18).then_some(bytes as u64)
+        (1e6..1e18).contains(&bytes).then_some(bytes as u64)
     });
     parsed.ok_or_else(|| error("memory_limit", format!("\"{text}\" is not an amount of memory above 1 MB"), EXAMPLE))
 }
