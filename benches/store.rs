@@ -51,7 +51,7 @@ fn claims(root: &Path, layout: &Layout) -> std::io::Result<()> {
         std::fs::write(&path, b"frames")?;
         let members = vec![FileStamp { path: name.clone().into(), ..RealFs.stat(&path)? }];
         let scan = Scan { stream: "s".into(), name, root: root.to_owned(), members, ..Scan::default() };
-        let key = job::job_key("s", &scan.name, scan.version(), "tomography", "{}");
+        let key = job::job_key("s", &scan.name, scan.version(), "tomography", "{}", "");
         let start = Instant::now();
         let ClaimOutcome::Won { .. } = disk.claim(&key, &scan) else {
             return Err(std::io::Error::other("a claim was not won"));

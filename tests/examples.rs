@@ -81,7 +81,8 @@ fn the_commented_example_writes_the_defaults_out() {
 #[test]
 fn campaigns_in_the_documentation_are_right() {
     let page = fs::read_to_string(root().join("docs/campaign.md")).unwrap();
-    let whole = blocks(&page, "```toml campaign");
+    let command = fs::read_to_string(root().join("docs/command.md")).unwrap();
+    let whole = [blocks(&page, "```toml campaign"), blocks(&command, "```toml campaign")].concat();
     let streams = blocks(&page, "```toml stream");
     assert!(!whole.is_empty() && !streams.is_empty());
     whole.iter().for_each(|text| drop(load(text, "docs-campaign.toml")));
@@ -103,5 +104,25 @@ fn every_key_of_a_recipe_is_documented_with_its_default() {
     let page = fs::read_to_string(root().join("docs/tomography.md")).unwrap();
     for key in beampilot::technique::tomography::recipe::KEYS {
         assert!(page.contains(&format!("| `{key}` |")), "docs/tomography.md has no row for {key}");
+    }
+}
+
+#[test]
+fn every_key_of_a_command_is_documented() {
+    let page = fs::read_to_string(root().join("docs/command.md")).unwrap();
+    for key in beampilot::technique::command::recipe::KEYS {
+        assert!(page.contains(&format!("| `{key}` |")), "docs/command.md has no row for {key}");
+    }
+}
+
+#[test]
+fn programs_of_the_examples_are_there_and_executable() {
+    use std::os::unix::fs::PermissionsExt;
+    for path in examples() {
+        for text in fs::read_to_string(&path).unwrap().split('"').filter(|t| t.contains("programs/")) {
+            let program = root().join("examples").join(text.trim_start_matches("{campaign}/"));
+            let mode = fs::metadata(&program).unwrap_or_else(|e| panic!("{text}: {e}")).permissions().mode();
+            assert!(mode & 0o111 != 0, "{text} is not executable");
+        }
     }
 }

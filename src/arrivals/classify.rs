@@ -28,6 +28,9 @@ impl Watcher {
         if kind == Kind::Unknown && !gone {
             kind = fs.stat(&self.root.join(&path)).map_or(Kind::Unknown, |m| m.kind);
         }
+        if self.watch.from.is_some() && path == Path::new("_live") {
+            return;
+        }
         if self.is_companion(&path, now) || self.excluded.contains(&self.root.join(&path)) {
             return;
         }

@@ -160,6 +160,8 @@ pub struct StreamWatch {
     pub excluded: Vec<PathBuf>,
     /// Scans whose last byte is older are not wanted.
     pub since: Option<SystemTime>,
+    /// The stream whose bundles arrive: published by a rename, which is when they arrived.
+    pub from: Option<String>,
 }
 
 impl StreamWatch {
@@ -177,6 +179,7 @@ impl StreamWatch {
             roles: stream.roles.clone(),
             excluded,
             since,
+            from: stream.from.clone(),
         }
     }
 

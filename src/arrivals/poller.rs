@@ -64,7 +64,9 @@ impl Poller {
         else {
             return false;
         };
+        let published = stream.clone();
         if let Some(watcher) = self.watchers.iter_mut().find(|w| w.watch.name == *stream) {
+            let done = matches!(command, ArrivalCommand::Done { .. });
             match command {
                 ArrivalCommand::NotYet { name, reason, .. } => watcher.settle_again(&name, Some(reason), now),
                 ArrivalCommand::Changed { name, .. } => watcher.settle_again(&name, None, now),
@@ -72,6 +74,11 @@ impl Poller {
                 ArrivalCommand::Forget { name, .. } => watcher.release(&name, now),
                 ArrivalCommand::Again { name, .. } => watcher.again(&name, now),
                 ArrivalCommand::Stop => {}
+            }
+            if done {
+                // A bundle of it may be there: who goes on from it is not idle before having looked.
+                let followers = self.watchers.iter_mut().filter(|w| w.watch.from.as_ref() == Some(&published));
+                followers.for_each(Watcher::list_soon);
             }
         }
         true

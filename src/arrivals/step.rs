@@ -123,7 +123,15 @@ impl Watcher {
         now: Now,
         fs: &mut dyn Listing,
     ) -> io::Result<()> {
-        let last_ns = last_byte(&members.iter().collect::<Vec<_>>(), now);
+        let mut last_ns = last_byte(&members.iter().collect::<Vec<_>>(), now);
+        if self.watch.from.is_some() {
+            // A bundle was there, whole, from its rename on, which only the folder's own change time tells.
+            let bundle = name.split('/').next().unwrap_or(name);
+            let renamed = fs.stat(&self.root.join(bundle)).map_or(0, |m| m.ctime_ns);
+            if renamed <= now.wall_ns {
+                last_ns = last_ns.max(renamed);
+            }
+        }
         match self.decide(name, &mut members, own, last_ns, now, fs)? {
             Next::Known => self.set_phase(name, Phase::Known, now),
             Next::Wait(until) => self.wait(name, until, now),

@@ -121,6 +121,14 @@ impl Tree {
         self.due.insert((folder.due, PathBuf::new()));
     }
 
+    /// The root is listed at the next poll, whatever its times say.
+    pub(super) fn relist(&mut self) {
+        let Some(folder) = self.folders.get_mut(Path::new("")) else { return };
+        self.due.remove(&(folder.due, PathBuf::new()));
+        (folder.due, folder.stamp) = (Duration::ZERO, None);
+        self.due.insert((Duration::ZERO, PathBuf::new()));
+    }
+
     /// Looks at the folders that are due; adds what it finds to `changes`, also before an error.
     ///
     /// # Errors

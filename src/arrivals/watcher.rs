@@ -209,6 +209,11 @@ impl Watcher {
         }
     }
 
+    /// Something was published where this looks.
+    pub(super) fn list_soon(&mut self) {
+        self.tree.relist();
+    }
+
     pub(super) fn schedule(&mut self, name: &Arc<str>, at: Duration) {
         let Some(scan) = self.scans.get_mut(name) else { return };
         if let Some(due) = scan.due.take() {

@@ -108,6 +108,7 @@ impl Campaign {
         let mut streams = streams(&top, &base, deadline);
         top.finish();
         link_from(&mut streams, &reader);
+        check_cycles(&streams, &reader);
         check_streams(&streams, &reader);
         check_folders(&streams, &state, state_line, &reader);
         CampaignErrors::check(reader.take_problems())?;
@@ -115,6 +116,11 @@ impl Campaign {
         let hash = hex(&Sha256::digest(text.as_bytes()))[..16].to_owned();
         let shown = file.to_owned();
         Ok(Self { file: absolute, shown, name, state, deadline, streams, text: text.to_owned(), hash, warnings })
+    }
+
+    /// The folder of the campaign file: relative paths are relative to it.
+    pub fn folder(&self) -> &Path {
+        self.file.parent().unwrap_or(Path::new("/"))
     }
 
     /// The stream of that name.
@@ -150,7 +156,7 @@ impl Campaign {
                 let problem = format!("{} has no role \"{role}\"", stream.technique);
                 report(&format!("roles.{role}"), problem, suggestion(role, roles));
             }
-            if let Err(e) = technique.recipe(&stream.recipe) {
+            if let Err(e) = technique.recipe_at(&stream.recipe, self.folder()) {
                 report(&format!("recipe.{}", e.key), e.problem, e.remedy);
             }
         }
@@ -223,6 +229,27 @@ fn link_from(streams: &mut [Stream], reader: &Reader<'_>) {
     }
 }
 
+/// Streams that feed each other would never end.
+fn check_cycles(streams: &[Stream], reader: &Reader<'_>) {
+    for stream in streams {
+        let mut chain = vec![stream.name.as_str()];
+        let mut at = stream;
+        while let Some(from) = &at.from {
+            if *from == stream.name && chain.len() > 1 {
+                let problem = format!("{} feed each other in a circle", chain.join(" ← "));
+                let remedy = "let one of them watch a folder";
+                reader.report(stream.line("from"), "stream.from", problem, remedy);
+                break;
+            }
+            // A circle that this stream only leads to is reported for those in it.
+            let next = streams.iter().find(|s| s.name == *from && !chain.contains(&s.name.as_str()));
+            let Some(next) = next else { break };
+            chain.push(&next.name);
+            at = next;
+        }
+    }
+}
+
 fn check_streams(streams: &[Stream], reader: &Reader<'_>) {
     for (i, stream) in streams.iter().enumerate() {
         let before = &streams[..i];
@@ -230,7 +257,11 @@ fn check_streams(streams: &[Stream], reader: &Reader<'_>) {
             let problem = format!("\"{}\" is also the name of the stream in line {}", stream.name, first.line);
             reader.report(stream.line("name"), "stream.name", problem, "give every stream a name of its own");
         }
-        if let Some(first) = before.iter().find(|s| s.watch == stream.watch && s.pattern == stream.pattern) {
+        if let Some(first) = before.iter().find(|s| {
+            // Two streams may well go on from one's results: each has a technique or recipe of its own.
+            let chained = s.from.is_some() && stream.from.is_some();
+            !chained && s.watch == stream.watch && s.pattern == stream.pattern
+        }) {
             let problem = format!("watches the same files as \"{}\" in line {}", first.name, first.line);
             reader.report(stream.line("watch"), "stream.watch", problem, "change watch or pattern of one of them");
         }
@@ -240,7 +271,8 @@ fn check_streams(streams: &[Stream], reader: &Reader<'_>) {
 /// A result must never be an arrival, unless `from` says so.
 fn check_folders(streams: &[Stream], state: &Path, state_line: usize, reader: &Reader<'_>) {
     let real_state = preflight::real(state);
-    for watcher in streams.iter().filter(|s| s.from.is_none()) {
+    // Without a folder: what `from` says was wrong, and was reported.
+    for watcher in streams.iter().filter(|s| s.from.is_none() && !s.watch.as_os_str().is_empty()) {
         let watch = preflight::real(&watcher.watch);
         for owner in streams {
             let output = preflight::real(&owner.output);
@@ -258,6 +290,22 @@ fn check_folders(streams: &[Stream], state: &Path, state_line: usize, reader: &R
         if real_state.starts_with(&watch) || watch.starts_with(&real_state) {
             let problem = format!("\"{}\" overlaps \"{}\", which is watched", state.display(), watcher.watch.display());
             reader.report(state_line, "campaign.state", problem, "keep the state in a folder beside it");
+        }
+    }
+    for follower in streams.iter().filter(|s| s.from.is_some() && !s.watch.as_os_str().is_empty()) {
+        let watch = preflight::real(&follower.watch);
+        for owner in streams.iter().filter(|s| follower.from.as_ref() != Some(&s.name)) {
+            let results = preflight::real(&owner.results());
+            if !results.starts_with(&watch) && !watch.starts_with(&results) {
+                continue;
+            }
+            let problem = format!(
+                "results of \"{}\" would lie in \"{}\", whose bundles arrive at \"{}\"",
+                owner.name,
+                follower.watch.display(),
+                follower.name
+            );
+            reader.report(owner.line("output"), "stream.output", problem, "write results to a folder beside it");
         }
     }
     for owner in streams {

@@ -20,8 +20,8 @@ const QUIET: Duration = Duration::from_secs(60);
 /// A stream, and `watch` still unresolved when it says `from`.
 pub(super) fn read(section: &Section<'_, '_, '_>, base: &Path, deadline: Duration) -> Option<Stream> {
     let name = section.required("name", "name = \"2bm\"").filter(|name| fits_folder(section, name));
-    let from = section.string("from", "from = \"another stream\"");
-    let watch = match &from {
+    let from = source(section);
+    let watch = match section.get("from") {
         None => section.required("watch", "watch = \"incoming/2bm\"").map(|w| resolve(base, &w.value)),
         Some(_) => {
             if let Some(both) = section.get("watch") {
@@ -30,10 +30,11 @@ pub(super) fn read(section: &Section<'_, '_, '_>, base: &Path, deadline: Duratio
             Some(PathBuf::new())
         }
     };
-    let unit = unit(section, from.is_some());
-    let pattern = pattern(section, unit, from.is_some());
+    let chained = section.get("from").is_some();
+    let unit = unit(section, chained);
+    let pattern = pattern(section, unit, chained);
     let since = section.get("since").and_then(|at| since(section, &at));
-    let complete = complete(section, unit, from.is_some());
+    let complete = complete(section, unit, chained);
     let technique = section.required("technique", "technique = \"tomography\"").map(|t| t.value);
     let output = section.string("output", "output = \"results\"").map_or("results".to_owned(), |o| o.value);
     let deadline = section.positive_duration("deadline", "10m").map_or(deadline, |d| d.value);
@@ -88,6 +89,19 @@ fn inbox(table: &Section<'_, '_, '_>, base: &Path) -> Option<ShareInbox> {
     }
     table.finish();
     Some(ShareInbox { path: resolve(base, &path?.value), allow })
+}
+
+/// `from = { stream = "…" }`, or the stream's name alone.
+fn source(section: &Section<'_, '_, '_>) -> Option<At<String>> {
+    const EXAMPLE: &str = "from = { stream = \"another stream\" }";
+    let at = section.get("from")?;
+    if at.value.as_table().is_none() {
+        return section.string("from", EXAMPLE);
+    }
+    let table = section.section("from", EXAMPLE)?;
+    let stream = table.required("stream", "stream = \"another stream\"");
+    table.finish();
+    stream.map(|s| At { line: at.line, value: s.value })
 }
 
 /// Absolute, relative to the campaign file's folder; `.` and `..` taken out by their letters.

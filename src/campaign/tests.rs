@@ -111,6 +111,29 @@ fn a_bundle_can_be_an_arrival() {
     let text = stream("") + "[[stream]]\nname = \"b\"\nfrom = \"a\"\ntechnique = \"command\"\n";
     let c = parse(&text).unwrap();
     assert_eq!((c.streams[1].watch.clone(), c.streams[1].unit), (c.streams[0].results(), Unit::Folder));
+    let table = text.replace("from = \"a\"", "from = { stream = \"a\" }");
+    assert_eq!(parse(&table).unwrap().streams[1].from.as_deref(), Some("a"));
+    // Two may go on from one.
+    let two = table + "[[stream]]\nname = \"c\"\nfrom = { stream = \"a\" }\ntechnique = \"command\"\n";
+    assert_eq!(parse(&two).unwrap().streams.len(), 3);
+}
+
+#[test]
+fn streams_that_feed_each_other_are_refused() {
+    let circle = |from: [&str; 3]| {
+        let stream = |(name, from): (&str, &str)| {
+            format!("[[stream]]\nname = \"{name}\"\nfrom = {{ stream = \"{from}\" }}\ntechnique = \"command\"\n")
+        };
+        parse(&["a", "b", "c"].into_iter().zip(from).map(stream).collect::<String>()).unwrap_err().to_string()
+    };
+    let all = circle(["c", "a", "b"]);
+    assert_eq!(all.lines().count(), 3, "{all}");
+    assert!(
+        all.contains("c.toml:3: stream.from: a ← c ← b feed each other in a circle; let one of them watch a folder")
+    );
+    // Who only hangs on a circle is not in it.
+    assert_eq!(circle(["b", "a", "a"]).lines().count(), 2);
+    assert!(circle(["a", "a", "a"]).contains("no other stream is called \"a\""));
 }
 
 #[test]
@@ -255,6 +278,14 @@ fn every_mistake_has_its_line() {
         (
             "[[stream]]\nname = \"b\"\nfrom = \"aa\"\ntechnique = \"laue\"",
             "c.toml:7: stream.from: no other stream is called \"aa\"; did you mean \"a\"?",
+        ),
+        (
+            "[[stream]]\nname = \"b\"\nfrom = { strem = \"a\" }\ntechnique = \"laue\"",
+            "c.toml:7: stream.from.stream: is missing; add stream = \"another stream\"\nc.toml:7: stream.from.strem: unknown key; did you mean \"stream\"?",
+        ),
+        (
+            "[[stream]]\nname = \"b\"\nfrom = { stream = \"a\" }\noutput = \"results/a\"\ntechnique = \"laue\"",
+            "c.toml:8: stream.output: results of \"b\" would lie in \"CWD/results/a\", whose bundles arrive at \"b\"; write results to a folder beside it",
         ),
         (
             "[[stream]]\nname = \"b\"",

@@ -111,6 +111,11 @@ fn look(campaign: &Campaign) -> anyhow::Result<Outcome> {
                         detail: reason,
                     });
                 }
+                ArrivalEvent::Trouble { stream, .. }
+                    if campaign.stream(&stream).is_some_and(|s| s.from.is_some() && !s.watch.exists()) =>
+                {
+                    // Nothing was published yet; a run makes the folder.
+                }
                 ArrivalEvent::Trouble { message, .. } => anyhow::bail!("{message}"),
                 ArrivalEvent::Idle { incomplete, .. } => {
                     let left = |(stream, scan, lacks)| Found {
@@ -145,7 +150,7 @@ fn found(scan: Scan, verdict: &'static str, detail: String) -> Found {
 fn headers(campaign: &Campaign, scan: &Scan) -> String {
     let Some(stream) = campaign.stream(&scan.stream) else { return String::new() };
     let Some(technique) = technique::registry(&stream.technique) else { return String::new() };
-    let recipe = technique.recipe(&stream.recipe).map(|r| r.to_string()).unwrap_or_default();
+    let recipe = technique.recipe_at(&stream.recipe, campaign.folder()).map(|r| r.to_string()).unwrap_or_default();
     let job = JobContext {
         job: 0,
         key: String::new(),
@@ -161,7 +166,14 @@ fn headers(campaign: &Campaign, scan: &Scan) -> String {
     };
     let task =
         TaskSpec { label: "probe".to_owned(), kind: TaskKind::Probe, params: Vec::new(), cost: 1.0, bytes_in: 0 };
-    let context = TaskContext { job: Arc::new(job), task, attempt: 0, host: String::new(), rank: 0 };
+    let context = TaskContext {
+        job: Arc::new(job),
+        task,
+        attempt: 0,
+        host: String::new(),
+        rank: 0,
+        cancelled: Default::default(),
+    };
     match technique.inspect(&context) {
         Ok(inspection) => inspection.summary,
         Err(fault) => format!("{fault}"),

@@ -122,7 +122,7 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
 fn seal(job: &JobContext, output: &TaskOutput) -> Result<(), Fault> {
     let task = TaskSpec { label: "finish".into(), kind: TaskKind::Finish, params: Vec::new(), cost: 1.0, bytes_in: 0 };
     let job = Arc::new(job.clone());
-    let context = TaskContext { job, task, attempt: 0, host: topology::host(), rank: 0 };
+    let context = TaskContext { job, task, attempt: 0, host: topology::host(), rank: 0, cancelled: Default::default() };
     publish::seal(&context, output.clone()).map(|_| ())
 }
 

@@ -130,15 +130,7 @@ const BEFORE_END: Duration = Duration::from_secs(10);
 pub fn validate(campaign: &Campaign) -> Result<(), CampaignErrors> {
     let names: Vec<&str> = technique::all().iter().map(|t| t.name()).collect();
     campaign.validate_techniques(&technique::registry, &names)?;
-    let mut problems = campaign.preflight();
-    let chained = campaign.streams.iter().filter(|s| s.from.is_some());
-    problems.extend(chained.map(|s| campaign::Problem {
-        file: campaign.shown.clone(),
-        line: s.line("from"),
-        key: "stream.from".to_owned(),
-        problem: "this version cannot feed a stream from another one's results".to_owned(),
-        remedy: "write `watch` with a folder".to_owned(),
-    }));
+    let problems = campaign.preflight();
     if problems.is_empty() { Ok(()) } else { Err(CampaignErrors(problems)) }
 }
 
@@ -335,7 +327,7 @@ fn command(stream: &str, name: &str, version: InputVersion, verdict: Verdict) ->
 
 fn specs(campaign: &Campaign) -> Result<Vec<StreamSpec>, PilotError> {
     let spec = |s: &campaign::Stream| {
-        let recipe = technique::registry(&s.technique).map(|t| t.recipe(&s.recipe));
+        let recipe = technique::registry(&s.technique).map(|t| t.recipe_at(&s.recipe, campaign.folder()));
         // `validate` reported both kinds of mistake with their lines.
         let recipe = match recipe {
             Some(Ok(value)) => value.to_string(),

@@ -22,7 +22,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// Bytes converted, hashed and written at a time.
-const BLOCK_BYTES: usize = 4 << 20;
+pub(crate) const BLOCK_BYTES: usize = 4 << 20;
 /// Metadata of a part is a few KiB; more means that something is wrong.
 const METADATA_BYTES_MAX: u64 = 1 << 20;
 /// Where volumes lie in their files.

@@ -1,13 +1,16 @@
 //! Techniques: what is known about pixels. A technique knows nothing of MPI, claims or PBS; the
 //! coordinator knows nothing of pixels. Adding one touches its own folder and [`registry`].
 
+pub mod command;
 pub mod plan;
 pub mod tomography;
 
 pub use plan::*;
 
 use std::any::Any;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// A recipe that cannot be used: which key, what is wrong with it, what would be right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -25,7 +28,7 @@ pub struct RecipeError {
 #[derive(Debug, Clone)]
 pub struct TaskContext {
     /// The job.
-    pub job: std::sync::Arc<JobContext>,
+    pub job: Arc<JobContext>,
     /// The task.
     pub task: TaskSpec,
     /// Number of this try; distinct tries never share a file: part files carry it in their name.
@@ -34,6 +37,8 @@ pub struct TaskContext {
     pub host: String,
     /// MPI rank or executor number.
     pub rank: u32,
+    /// Set when the result is no longer wanted; a technique that can stop early looks at it.
+    pub cancelled: Arc<AtomicBool>,
 }
 
 impl TaskContext {
@@ -65,6 +70,11 @@ pub trait Technique: Send + Sync {
     /// hashed into the job's identity.
     fn recipe(&self, table: &toml::Table) -> Result<serde_json::Value, RecipeError>;
 
+    /// As [`Technique::recipe`], for recipes that name files: `base` is the folder of the campaign file.
+    fn recipe_at(&self, table: &toml::Table, _base: &Path) -> Result<serde_json::Value, RecipeError> {
+        self.recipe(table)
+    }
+
     /// Roles this technique knows (`dark`, `white`, `angles`); others in a campaign are refused.
     fn roles(&self) -> &'static [&'static str];
 
@@ -92,5 +102,5 @@ pub fn registry(name: &str) -> Option<&'static dyn Technique> {
 
 /// Every technique in this build.
 pub fn all() -> &'static [&'static dyn Technique] {
-    &[&tomography::Tomography]
+    &[&tomography::Tomography, &command::Command]
 }

@@ -252,11 +252,15 @@ impl Queue {
             }
             // Threads cannot be killed: whoever hosts this executor, or nobody, obeys.
             ToWorker::Reset => tracing::warn!("told to start over; an executor in threads cannot"),
-            ToWorker::Shutdown => {
-                self.pending.clear();
-                self.stopping = true;
-            }
+            ToWorker::Shutdown => self.stop(),
         }
+    }
+
+    /// What runs is told too: a program of another author is not left running.
+    fn stop(&mut self) {
+        self.pending.clear();
+        self.stopping = true;
+        self.running.values().for_each(|(_, flag)| flag.store(true, Ordering::Relaxed));
     }
 }
 
@@ -340,6 +344,7 @@ impl Shared {
                 attempt: next.attempt,
                 host: self.config.host.clone(),
                 rank: self.config.id.0,
+                cancelled: Arc::clone(&flag),
             };
             return Some(Work { ctx, input, cancelled: flag, timings: Default::default() });
         }
@@ -368,8 +373,7 @@ impl Shared {
 
     fn stop(&self) {
         let mut queue = self.queue();
-        queue.pending.clear();
-        queue.stopping = true;
+        queue.stop();
         drop(queue);
         self.work.notify_all();
         self.ended.notify_all();

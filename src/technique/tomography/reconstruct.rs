@@ -167,7 +167,14 @@ struct Run {
 
 impl Run {
     fn context(&self, task: TaskSpec) -> TaskContext {
-        TaskContext { job: Arc::new(self.job.clone()), task, attempt: 1, host: String::new(), rank: 0 }
+        TaskContext {
+            job: Arc::new(self.job.clone()),
+            task,
+            attempt: 1,
+            host: String::new(),
+            rank: 0,
+            cancelled: Default::default(),
+        }
     }
 
     fn all(&mut self, plan: Plan, progress: &mut dyn FnMut(&Progress)) -> Result<TaskOutput, Fault> {
@@ -188,7 +195,14 @@ impl Run {
     fn stage(&mut self, stage: u32, tasks: Vec<TaskSpec>, progress: &mut dyn FnMut(&Progress)) -> Result<(), Fault> {
         let job = Arc::new(self.job.clone());
         let technique = self.technique;
-        let context = |task: TaskSpec| TaskContext { job: Arc::clone(&job), task, attempt: 1, host: host(), rank: 0 };
+        let context = |task: TaskSpec| TaskContext {
+            job: Arc::clone(&job),
+            task,
+            attempt: 1,
+            host: host(),
+            rank: 0,
+            cancelled: Default::default(),
+        };
         let (to_compute, loaded) = crossbeam::channel::bounded(1);
         let (to_store, computed) = crossbeam::channel::bounded(1);
         std::thread::scope(|scope| {

@@ -333,7 +333,14 @@ fn finishing_twice_gives_the_same_bundle_and_sweeps_losers() {
         std::fs::create_dir_all(staging.join("parts")).unwrap();
         std::fs::write(staging.join("parts/slab-00000.a9.h5"), b"loser").unwrap();
         let task = TaskSpec { label: "finish".into(), kind: TaskKind::Finish, params: vec![], cost: 1.0, bytes_in: 0 };
-        let ctx = TaskContext { job: std::sync::Arc::new(job.clone()), task, attempt: 2, host: String::new(), rank: 0 };
+        let ctx = TaskContext {
+            job: std::sync::Arc::new(job.clone()),
+            task,
+            attempt: 2,
+            host: String::new(),
+            rank: 0,
+            cancelled: Default::default(),
+        };
         let slabs = job.carry.iter().filter(|r| r.label.starts_with("slab-")).count();
         let recipe = Recipe::from_json(&job.recipe).unwrap();
         let again = finish::store(&ctx, &recipe, [16, 64, 64], slabs, "{}")?;
