@@ -1,5 +1,6 @@
 //! One function for each thing a pilot promises, whatever carries its messages.
 
+#[allow(unused_imports)] // Each test executable uses its part.
 pub use super::executors::*;
 use super::rig::*;
 use std::path::{Path, PathBuf};
