@@ -95,7 +95,7 @@ impl Core {
         let job = self.jobs.get(&no)?;
         let task = &job.tasks[*job.ready.front()?];
         let mut avoid: BTreeSet<WorkerId> = task.avoid.iter().copied().collect();
-        if !self.workers.iter().any(|(id, w)| !avoid.contains(&id) && !w.down) {
+        if !self.workers.iter().any(|(id, w)| !avoid.contains(&id) && !w.down && !w.drained) {
             avoid.clear();
         }
         self.workers.for_solo(&avoid)

@@ -185,7 +185,7 @@ impl Core {
         let label = task.spec.label.clone();
         job.progress.0 += 1;
         self.withdraw_others(now, at, attempt.task, no);
-        self.blame_for(now, at, attempt.task);
+        self.blame_for(now, at, attempt.task, attempt.worker);
         let Some(job) = self.jobs.get_mut(&at) else { return };
         if matches!(kind, TaskKind::Probe | TaskKind::Verify) {
             job.phase = Phase::Unclaimed;
@@ -406,6 +406,11 @@ impl Core {
 
     pub(super) fn on_worker_lost(&mut self, now: Time, worker: WorkerId, reason: &str) {
         let Some(gone) = self.workers.leave(worker) else { return };
+        if self.workers.healthy() == 0 && self.workers.undrain() {
+            let message = "drained workers get work again: no others are left".to_owned();
+            self.record(Entry::Alarm { message: message.clone() });
+            self.order(Action::Alarm { message });
+        }
         self.record(Entry::Alarm { message: format!("worker {worker} on {} is lost: {reason}", gone.host) });
         self.order(Action::Alarm { message: format!("worker {worker} on {} is lost: {reason}", gone.host) });
         let mut blamed = BTreeSet::new();

@@ -17,11 +17,12 @@ const WORKERS_OF_HOST: usize = 2;
 
 impl Core {
     /// A task went well at last: whoever failed it before was at fault.
-    pub(super) fn blame_for(&mut self, now: Time, job: JobNo, task: usize) {
+    pub(super) fn blame_for(&mut self, now: Time, job: JobNo, task: usize, on: WorkerId) {
         let Some(task) = self.jobs.get_mut(&job).and_then(|j| j.tasks.get_mut(task)) else { return };
         let mut failed = std::mem::take(&mut task.avoid);
         failed.sort();
         failed.dedup();
+        failed.retain(|worker| *worker != on);
         failed.into_iter().for_each(|worker| self.blame(now, worker));
     }
 
@@ -43,7 +44,7 @@ impl Core {
 
     /// Gives these workers nothing more; never the last ones.
     fn drain_workers(&mut self, which: &[WorkerId], why: &str) {
-        let healthy = self.workers.iter().filter(|(id, w)| !w.drained && !which.contains(id)).count();
+        let healthy = self.workers.iter().filter(|(id, w)| !w.drained && !w.down && !which.contains(id)).count();
         for &worker in which {
             let Some(at) = self.workers.by_id(worker).filter(|w| !w.drained) else { continue };
             let host = at.host.clone();

@@ -251,6 +251,19 @@ impl Workers {
         self.update_room(id, Some(before));
     }
 
+    /// Gives drained workers work again; false when there are none.
+    pub fn undrain(&mut self) -> bool {
+        let drained: Vec<WorkerId> = self.table.iter().filter(|(_, w)| w.drained).map(|(id, _)| *id).collect();
+        for &id in &drained {
+            let Some(worker) = self.table.get_mut(&id) else { continue };
+            let before = worker.room(id);
+            worker.drained = false;
+            worker.blames.clear();
+            self.update_room(id, Some(before));
+        }
+        !drained.is_empty()
+    }
+
     /// How many may be given work.
     pub fn healthy(&self) -> usize {
         self.table.values().filter(|w| !w.drained).count()

@@ -349,6 +349,7 @@ impl Shared {
     fn say_died(&self, session: Session, how: String) {
         let mut state = self.state();
         state.socket = None;
+        state.pid = 0;
         state.backlog.clear();
         let (running, waiting) = state.ledger.clear();
         let stopping = state.stopping.is_some();

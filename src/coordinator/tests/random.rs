@@ -183,7 +183,7 @@ proptest! {
             happen(&mut b, h);
         }
         // The world heals: disk and workers work, and everything left is done.
-        b.join(0);
+        (0..4).for_each(|w| b.join(w));
         b.step(Event::Resume { stream: "s".into() });
         for _ in 0..10_000 {
             if let Some(action) = b.actions.pop_front() {

@@ -115,7 +115,10 @@ impl Keeper {
     /// Kills an executor and everything it started. Does so itself as well, should the keeper be stopped.
     pub fn kill(&self, slot: u32, pid: u32) {
         let _ = self.order(&ToKeeper::Kill { slot, pid });
-        tree::kill_tree(pid);
+        // Only what is still the keeper's: the number of a process that was reaped may be another's by now.
+        if tree::parent(pid) == Some(self.pid()) {
+            tree::kill_tree(pid);
+        }
     }
 
     /// The slot's executor will end and shall not be replaced.

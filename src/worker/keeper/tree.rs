@@ -14,7 +14,7 @@ fn parents() -> BTreeMap<u32, u32> {
 }
 
 /// The parent of a process that lives; none of a zombie.
-fn parent(pid: u32) -> Option<u32> {
+pub fn parent(pid: u32) -> Option<u32> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The command, field 2, may contain anything; the last `)` ends it.
     let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_whitespace();
@@ -62,8 +62,11 @@ pub fn kill(pid: u32) {
     }
 }
 
-/// SIGKILL to a process, its group and everything below it.
+/// SIGKILL to a process, its group and everything below it. 0 and 1, above everybody, are nobody's to kill.
 pub fn kill_tree(pid: u32) {
+    if pid <= 1 {
+        return;
+    }
     let family = below(pid);
     if let Some(leader) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
         let _ = kill_process_group(leader, Signal::KILL);
