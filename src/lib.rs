@@ -12,6 +12,8 @@ pub mod device;
 pub mod formats;
 pub mod publish;
 pub mod report;
+#[cfg(test)]
+mod sim;
 pub mod site;
 pub mod store;
 pub mod technique;
