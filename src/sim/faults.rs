@@ -4,7 +4,7 @@
 //! four unexplained deaths, whoever is blamed.
 
 use super::fibre::EPOCH_MS;
-use super::world::{Ev, Purpose, S, World};
+use super::world::{Ev, S, World};
 use crate::coordinator::event::Event;
 use crate::technique::plan::TaskKind;
 use rand::Rng;
@@ -41,9 +41,6 @@ impl Phase {
             _ => Self::Computing,
         }
     }
-    fn is_task(self) -> bool {
-        self >= Self::Checking
-    }
 }
 
 /// Promises broken on purpose, to see whether the simulator notices.
@@ -55,6 +52,17 @@ pub enum Broken {
     RetryCountedOnPilotEnd,
     AdoptPartsOfLiveWriter,
     LinkReplaces,
+}
+
+impl Broken {
+    pub const ALL: [Self; 6] = [
+        Self::PublishBeforeSync,
+        Self::TakeoverWithoutFencing,
+        Self::LeaseByRemoteClock,
+        Self::RetryCountedOnPilotEnd,
+        Self::AdoptPartsOfLiveWriter,
+        Self::LinkReplaces,
+    ];
 }
 
 /// One fault.
@@ -308,11 +316,6 @@ impl World {
             Blow::Slow(_) | Blow::Error | Blow::Lie => {}
         }
     }
-
-    /// What a purpose is called in the coverage table.
-    pub fn is_of_worker(purpose: Purpose) -> bool {
-        matches!(purpose, Purpose::Task(..))
-    }
 }
 
 /// Faults that must have struck in these phases over a run of the tests, or the run shows less than it says.
@@ -336,8 +339,3 @@ pub const MUST: [(&str, Phase); 18] = [
     ("drain", Phase::Publishing),
     ("executor hang", Phase::Finishing),
 ];
-
-#[allow(dead_code)]
-fn _phases_of_tasks_are_last() {
-    debug_assert!(Phase::Computing.is_task());
-}

@@ -104,11 +104,13 @@ pub struct SimFs {
     pub who: Client,
     name: Arc<str>,
     asides: Arc<AtomicU64>,
+    /// What it gets wrong on purpose.
+    pub broken: Option<Broken>,
 }
 
 impl SimFs {
     pub fn new(tree: Arc<Mutex<Tree>>, who: Client, name: &str) -> Self {
-        Self { tree, who, name: name.into(), asides: Arc::default() }
+        Self { tree, who, name: name.into(), asides: Arc::default(), broken: None }
     }
 
     pub fn tree(&self) -> MutexGuard<'_, Tree> {
@@ -168,9 +170,18 @@ impl Fs for SimFs {
         })
     }
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.call("link", |t, who| t.link(who, from, to))
+        self.call("link", |t, who| {
+            if self.broken == Some(Broken::LinkReplaces) {
+                let _ = t.unlink(who, to);
+            }
+            t.link(who, from, to)
+        })
     }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let fencing = to.file_name().is_some_and(|n| n.to_string_lossy().starts_with(".fenced-"));
+        if fencing && self.broken == Some(Broken::TakeoverWithoutFencing) {
+            return Ok(());
+        }
         self.call("rename", |t, who| t.rename(who, from, to))
     }
     fn remove_file(&self, path: &Path) -> io::Result<()> {
@@ -252,7 +263,8 @@ pub const EPOCH_MS: u64 = 1_800_000_000_000;
 
 impl Host for SimHost {
     fn wall_ms(&self) -> u64 {
-        EPOCH_MS + self.clocks.now.load(Ordering::Relaxed) / 1000 + self.skew_ms.load(Ordering::Relaxed)
+        let now = EPOCH_MS + self.clocks.now.load(Ordering::Relaxed) / 1000;
+        now.wrapping_add(self.skew_ms.load(Ordering::Relaxed))
     }
     fn mono(&self) -> Duration {
         Duration::from_micros(self.clocks.now.load(Ordering::Relaxed))

@@ -3,7 +3,7 @@
 
 use super::faults::{Broken, Phase};
 use super::fibre::{EPOCH_MS, SimFs, SimHost};
-use super::tree::{Client, EIO};
+use super::tree::Client;
 use super::world::{Ev, Message, Out, Purpose, S, World};
 use crate::arrivals::scan::Scan;
 use crate::coordinator::core::{Core, Limits, StreamSpec};
@@ -13,29 +13,21 @@ use crate::coordinator::job::job_key;
 use crate::store::claims::{self, Heartbeat, Identity};
 use crate::store::host::Process;
 use crate::store::journal::{Line, Writer, encode};
-use crate::store::{Host, Layout};
+use crate::store::Layout;
 use rand::Rng;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Kinds of orders a lane carries out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
-    Sweep,
-    Disk(Phase),
-}
-
-impl Order {
-    pub fn of(action: &Action) -> Option<Self> {
-        Some(Self::Disk(match action {
-            Action::Claim { .. } => Phase::Claiming,
-            Action::Publish { .. } => Phase::Publishing,
-            Action::Quarantine { .. } => Phase::Recording,
-            Action::SavePlan { .. } => Phase::Planned,
-            Action::Release { .. } => Phase::Releasing,
-            Action::ProbeStorage => Phase::Probing,
-            _ => return None,
-        }))
+/// In which phase an order is carried out.
+fn phase_of(order: &Waiting) -> Phase {
+    match order {
+        Some(Action::Claim { .. }) => Phase::Claiming,
+        Some(Action::Publish { .. }) => Phase::Publishing,
+        Some(Action::Quarantine { .. }) => Phase::Recording,
+        Some(Action::SavePlan { .. }) => Phase::Planned,
+        Some(Action::Release { .. }) => Phase::Releasing,
+        Some(Action::ProbeStorage) => Phase::Probing,
+        _ => Phase::Sweeping,
     }
 }
 
@@ -65,7 +57,6 @@ pub struct Pilot {
     known: BTreeMap<usize, i64>,
     tick_at: u64,
     pub finishing: bool,
-    started: u64,
 }
 
 const LAYOUT: &str = "/state";
@@ -80,7 +71,8 @@ impl World {
         let proc = self.spawn_proc(node);
         let p = self.pilots.len();
         let id = format!("p{proc}");
-        let fs = SimFs::new(self.tree.clone(), Client { node, beamline: false }, &id);
+        let mut fs = SimFs::new(self.tree.clone(), Client { node, beamline: false }, &id);
+        fs.broken = self.broken;
         let skew: i64 = if self.rng.random_bool(0.5) { 0 } else { self.rng.random_range(-90_000..90_000) };
         let host = Arc::new(SimHost {
             clocks: self.clocks.clone(),
@@ -134,7 +126,6 @@ impl World {
             known: BTreeMap::new(),
             tick_at: u64::MAX,
             finishing: false,
-            started: self.now,
         });
         if self.pilots[p].journal.is_none() {
             // A full disk: it ends at once and another is started later.
@@ -273,10 +264,7 @@ impl World {
         let Some(order) = pilot.lanes[lane].pop_front() else { return };
         pilot.lane_busy[lane] = true;
         let (disk, proc) = (pilot.disk.clone(), pilot.proc);
-        let phase = match order.as_ref().map(World::order_of) {
-            Some(Some(Order::Disk(phase))) => phase,
-            _ => Phase::Sweeping,
-        };
+        let phase = phase_of(&order);
         self.spawn(proc, Purpose::Order(p, lane), phase, move || obey(&disk, order));
     }
 
@@ -407,7 +395,7 @@ impl World {
             return;
         }
         let found = self.scan_now(scan);
-        let check = if at_probe(&self.scans[scan]) { Check::Probe } else { Check::None };
+        let check = if self.scans[scan].probe { Check::Probe } else { Check::None };
         let key = key_of(&found);
         self.keys.insert(key, self.state_of(scan));
         self.step(p, Event::Arrived { scan: found, check });
@@ -429,10 +417,6 @@ impl World {
             complete_ms: last_byte_ms + 2000,
         }
     }
-}
-
-fn at_probe(scan: &super::world::SimScan) -> bool {
-    scan.probe
 }
 
 pub fn key_of(scan: &Scan) -> String {
@@ -472,6 +456,6 @@ fn obey(disk: &Disk, order: Waiting) -> Out {
             disk.release(&key, generation, &staging);
             return Out::Nothing;
         }
-        Some(other) => unreachable!("no order for the disk: {other:?} ({EIO})"),
+        Some(other) => unreachable!("no order for the disk: {other:?}"),
     })
 }

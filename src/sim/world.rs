@@ -6,8 +6,8 @@
 use super::executor::{self, Errand};
 use super::faults::{Blow, Broken, Phase, Schedule};
 use super::fibre::*;
-use super::pilot::{Order, Pilot};
-use super::tree::{Client, EIO, Tree, fnv};
+use super::pilot::Pilot;
+use super::tree::{Client, EIO, Tree};
 use crate::coordinator::event::*;
 use crate::store::Fs;
 use crate::technique::plan::{Fault, JobContext, TaskOutput, TaskSpec};
@@ -33,7 +33,6 @@ pub enum Ev {
     Durable(usize, u64),
     Beat(usize),
     Tick(usize),
-    Journal(usize),
     /// Arrivals of a pilot look at a scan.
     Poll(usize, usize),
     ToWorker(usize, Message),
@@ -258,7 +257,7 @@ impl World {
         self.tree.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn fail(&self, why: String) -> Result<(), String> {
+    pub fn fail(&self, why: String) -> Result<(), String> {
         let recent: Vec<&str> = self.recent.iter().map(String::as_str).collect();
         let hint = if self.loud {
             format!("the last events:\n{}", recent.join("\n"))
@@ -276,7 +275,6 @@ impl World {
             Ev::Durable(p, n) => (3, *p as u64, *n),
             Ev::Beat(p) => (4, *p as u64, 0),
             Ev::Tick(p) => (5, *p as u64, 0),
-            Ev::Journal(p) => (6, *p as u64, 0),
             Ev::Poll(p, s) => (7, *p as u64, *s as u64),
             Ev::ToWorker(w, _) => (8, *w as u64, 0),
             Ev::Lost(w) => (9, *w as u64, 0),
@@ -319,7 +317,7 @@ impl World {
     fn owner(&self, ev: &Ev) -> Option<usize> {
         match ev {
             Ev::Go(fibre, _) => self.fibres.get(fibre).map(|s| s.proc),
-            Ev::ToCore(p, _) | Ev::Durable(p, _) | Ev::Beat(p) | Ev::Tick(p) | Ev::Journal(p) | Ev::Poll(p, _) => {
+            Ev::ToCore(p, _) | Ev::Durable(p, _) | Ev::Beat(p) | Ev::Tick(p) | Ev::Poll(p, _) => {
                 Some(self.pilots[*p].proc)
             }
             Ev::Respawn(p) | Ev::Flushed(p) => Some(self.pilots[*p].proc),
@@ -337,7 +335,6 @@ impl World {
             Ev::Durable(p, seq) => self.durable(p, seq),
             Ev::Beat(p) => self.beat(p),
             Ev::Tick(p) => self.tick(p),
-            Ev::Journal(p) => self.write_journal(p),
             Ev::Poll(p, scan) => self.poll(p, scan),
             Ev::ToWorker(w, message) => self.to_worker(w, message),
             Ev::Lost(w) => self.lost(w),
@@ -611,14 +608,5 @@ impl World {
             self.after(delay, Ev::ToCore(p, Box::new(ended)));
         }
         self.next_task(w);
-    }
-
-    pub fn order_of(action: &Action) -> Option<Order> {
-        Order::of(action)
-    }
-
-    /// A hash of everything on the filesystem.
-    pub fn disk_state(&self) -> u64 {
-        fnv(&self.fs_tree().state().to_le_bytes(), self.trace)
     }
 }

@@ -229,10 +229,14 @@ pub fn try_claim(
         deaths = record.deaths;
         let fate = match &released {
             Some(_) => Fate::Ended,
-            None if pilot == me.pilot => return Ok(Tried::Foreign(pilot)),
+            // Ours: the answer to an earlier try was lost, or a release failed. Whoever asks does not hold it, and what
+            // it may have left is put out of reach like anybody's.
+            None if pilot == me.pilot => Fate::Ended,
             None => fate(fs, host, layout, &record.owner, observer)?,
         };
         let writers_gone = match fate {
+            // Withdrawn attempts may still write there.
+            _ if released.is_none() && pilot == me.pilot => false,
             Fate::Alive => return Ok(Tried::Foreign(pilot)),
             Fate::Ended => released.is_none_or(|r| r.kept),
             Fate::Died { proven } => {
