@@ -87,7 +87,13 @@ impl World {
     /// Convergence: looks every second after healing; true when the shift is over and everything is as it must be.
     pub fn is_over(&mut self) -> Result<bool, String> {
         if self.now > self.schedule.heal + LONGEST {
-            return Err(format!("not done {} s after everything healed: {}", LONGEST / S, self.left_over()));
+            let up: Vec<usize> = (0..self.procs.len()).filter(|p| self.procs[*p].alive).collect();
+            let left = self.left_over();
+            for p in (0..self.pilots.len()).filter(|p| self.is_up(*p)).collect::<Vec<_>>() {
+                let view = self.pilots[p].core.view(crate::coordinator::event::Time(0));
+                self.tell(format!("{}: {view:?}", self.pilots[p].id));
+            }
+            return Err(format!("not done {} s after everything healed:{left}, processes {up:?} run", LONGEST / S));
         }
         self.after(S, Ev::Look);
         if !self.draining {

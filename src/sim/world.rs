@@ -395,9 +395,9 @@ impl World {
     fn wake(&mut self, proc: usize) {
         let proc = &mut self.procs[proc];
         proc.paused = false;
+        // Messages keep their order.
         for ev in std::mem::take(&mut proc.parked) {
-            let delay = self.rng.random_range(0..2000);
-            self.after(delay, ev);
+            self.after(0, ev);
         }
     }
 
