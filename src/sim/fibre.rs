@@ -5,7 +5,7 @@
 //! rest of the world. Dropping a fibre is SIGKILL: nothing of it runs but destructors, which make no call.
 
 use super::faults::Broken;
-use super::tree::{Client, Tree, errno};
+use super::tree::{Client, Tree, errno, fnv};
 use crate::arrivals::scan::FileStamp;
 use crate::store::host::Process;
 use crate::store::{Fs, Host, fs::Log};
@@ -39,6 +39,8 @@ pub enum Resume {
 
 thread_local! {
     static CURRENT: Cell<*const Yielder<Resume, Ask>> = const { Cell::new(std::ptr::null()) };
+    /// A hash of everything the running fibre was told; the enumeration sets it.
+    pub static HISTORY: Cell<u64> = const { Cell::new(0) };
     static STACKS: RefCell<Vec<DefaultStack>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -117,21 +119,72 @@ impl SimFs {
         self.tree.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn call<T>(&self, what: &'static str, effect: impl FnOnce(&mut Tree, Client) -> io::Result<T>) -> io::Result<T> {
-        match ask(Ask::Call(what)) {
+    fn call<T: Told>(
+        &self,
+        what: &'static str,
+        effect: impl FnOnce(&mut Tree, Client) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let answer = match ask(Ask::Call(what)) {
             Resume::Go => effect(&mut self.tree(), self.who),
             Resume::Fail(code) => errno(code),
             Resume::Ambiguous(code) => {
                 let _ = effect(&mut self.tree(), self.who);
                 errno(code)
             }
-        }
+        };
+        let told = match &answer {
+            Ok(value) => value.told(),
+            Err(e) => e.raw_os_error().unwrap_or(0) as u64 + (1 << 40),
+        };
+        HISTORY.set(HISTORY.get().rotate_left(9).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ fnv(what.as_bytes(), told));
+        answer
     }
 
     /// Opens a file for writing.
     pub fn create(&self, path: &Path, exclusive: bool) -> io::Result<Held> {
         let id = self.call("open", |t, who| t.open(who, path, exclusive))?;
         Ok(Held { fs: self.clone(), id })
+    }
+}
+
+/// What a fibre learns from an answer, as a hash.
+trait Told {
+    fn told(&self) -> u64;
+}
+impl Told for () {
+    fn told(&self) -> u64 {
+        1
+    }
+}
+impl Told for bool {
+    fn told(&self) -> u64 {
+        u64::from(*self)
+    }
+}
+/// An inode's number: any will do.
+impl Told for u32 {
+    fn told(&self) -> u64 {
+        1
+    }
+}
+impl Told for (u64, u64) {
+    fn told(&self) -> u64 {
+        self.0
+    }
+}
+impl Told for Vec<u8> {
+    fn told(&self) -> u64 {
+        fnv(self, 1)
+    }
+}
+impl Told for Vec<String> {
+    fn told(&self) -> u64 {
+        self.iter().fold(1, |h, name| fnv(name.as_bytes(), h) + 1)
+    }
+}
+impl Told for FileStamp {
+    fn told(&self) -> u64 {
+        self.size
     }
 }
 
