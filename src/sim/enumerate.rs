@@ -6,6 +6,7 @@
 //! one of its calls succeeds and answers with an error. Two executions that agree in the whole tree and in everything
 //! each pilot has been told since it last asked are continued once: what they do next is the same.
 
+use super::faults::Broken;
 use super::fibre::{Clocks, Fibre, HISTORY, Resume, SimFs, SimHost};
 use super::tree::{Client, EIO, Tree, digest, fnv};
 use crate::arrivals::scan::Scan;
@@ -79,7 +80,7 @@ fn build(fs: &SimFs, staging: &Path) -> std::io::Result<()> {
 }
 
 impl Two {
-    fn new() -> Self {
+    fn new(broken: Option<Broken>) -> Self {
         let (tree, clocks) = (Arc::<Mutex<Tree>>::default(), Arc::<Clocks>::default());
         let beamline = Client { node: 9, beamline: true };
         {
@@ -101,14 +102,15 @@ impl Two {
         };
         let (mut disks, mut fibres) = (Vec::new(), Vec::new());
         for p in 0..2u32 {
-            let fs = SimFs::new(tree.clone(), Client { node: p, beamline: false }, &format!("p{p}"));
+            let mut fs = SimFs::new(tree.clone(), Client { node: p, beamline: false }, &format!("p{p}"));
+            fs.broken = broken;
             let layout = Layout::open(&fs, Path::new("/state")).unwrap();
             let host = SimHost {
                 clocks: clocks.clone(),
                 skew_ms: 0.into(),
                 name: "host".into(),
                 omniscient: false,
-                broken: None,
+                broken,
                 tree: tree.clone(),
             };
             let me = Identity {
@@ -187,49 +189,64 @@ impl Two {
     }
 
     fn state(&self) -> u64 {
-        let rest = format!("{:?} {:?} {:?} {:?}", self.history, self.paused, self.fault, self.fibres.iter().map(Option::is_some).collect::<Vec<_>>());
+        let runs = [self.fibres[0].is_some(), self.fibres[1].is_some()];
+        let rest = format!("{:?} {:?} {:?} {runs:?}", self.history, self.paused, self.fault);
         fnv(rest.as_bytes(), self.tree.lock().unwrap().state())
     }
 }
 
-/// Walks everything; returns executions, states, and ends reached.
-fn walk() -> (u64, usize, u64) {
+/// What a walk saw.
+struct Walked {
+    executions: u64,
+    states: usize,
+    ends: u64,
+}
+
+/// Walks everything.
+///
+/// # Errors
+/// What was broken, and the choices that lead there.
+fn walk(broken: Option<Broken>) -> Result<Walked, String> {
     let (mut executions, mut ends) = (0, 0);
     let mut seen: BTreeSet<u64> = BTreeSet::new();
     let mut todo: Vec<Vec<Choice>> = vec![Vec::new()];
     while let Some(mut path) = todo.pop() {
         executions += 1;
-        let mut two = Two::new();
+        let mut two = Two::new(broken);
         path.iter().for_each(|c| two.take(*c));
         while seen.insert(two.state()) {
             if let Some(why) = &two.tree.lock().unwrap().broken {
-                panic!("{why}\nafter {path:?}");
+                return Err(format!("{why} after {path:?}"));
             }
             let choices = two.choices();
             let Some((first, others)) = choices.split_first() else {
                 ends += 1;
                 let tree = two.tree.lock().unwrap();
-                let killed = matches!(two.fault, Some(Choice::Kill(_)));
-                assert!(tree.published.len() == 1, "published {} times (killed: {killed}) after {path:?}", tree.published.len());
-                let left = tree.list(Path::new("/out/s")).unwrap();
-                assert!(left.contains(&"a".to_owned()), "{left:?}");
+                if tree.published.len() != 1 || tree.find(Path::new("/out/s/a")).is_err() {
+                    return Err(format!("published {} times after {path:?}", tree.published.len()));
+                }
                 break;
             };
             for other in others {
-                let mut branch = path.clone();
-                branch.push(*other);
-                todo.push(branch);
+                todo.push(path.iter().copied().chain([*other]).collect());
             }
             path.push(*first);
             two.take(*first);
         }
     }
-    (executions, seen.len(), ends)
+    Ok(Walked { executions, states: seen.len(), ends })
 }
 
 #[test]
 fn all_interleavings_of_two_pilots_publish_once() {
-    let (executions, states, ends) = walk();
-    eprintln!("two pilots, one scan: {executions} executions over {states} states reached {ends} ends, all of them good");
-    assert!(ends > 0);
+    let Walked { executions, states, ends } = walk(None).unwrap_or_else(|why| panic!("{why}"));
+    eprintln!("two pilots, one scan: {executions} executions, {states} states, {ends} ends, each published once");
+    assert!(ends > 100, "a walk that ends early shows nothing");
+}
+
+#[test]
+fn the_walk_notices_a_takeover_without_fencing() {
+    let why =
+        walk(Some(Broken::TakeoverWithoutFencing)).err().expect("a late publish of a folder that is being deleted");
+    assert!(why.contains("without a manifest"), "{why}");
 }

@@ -271,7 +271,8 @@ impl World {
                 // Often the whole node stands still.
                 if self.rng.random_bool(0.5) {
                     for proc in 0..self.procs.len() {
-                        if self.procs[proc].node == node && self.workers.iter().any(|w| w.proc == proc && w.pilot == p) {
+                        if self.procs[proc].node == node && self.workers.iter().any(|w| w.proc == proc && w.pilot == p)
+                        {
                             self.pause(proc, us);
                         }
                     }

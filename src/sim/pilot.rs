@@ -10,10 +10,10 @@ use crate::coordinator::core::{Core, Limits, StreamSpec};
 use crate::coordinator::disk::{Disk, StreamPlace};
 use crate::coordinator::event::*;
 use crate::coordinator::job::job_key;
+use crate::store::Layout;
 use crate::store::claims::{self, Heartbeat, Identity};
 use crate::store::host::Process;
 use crate::store::journal::{Line, Writer, encode};
-use crate::store::Layout;
 use rand::Rng;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -67,6 +67,9 @@ impl World {
     }
 
     pub fn start_pilot(&mut self) {
+        if self.draining {
+            return;
+        }
         let node = if self.healed { 99 } else { self.schedule.node(&mut self.rng) };
         let proc = self.spawn_proc(node);
         let p = self.pilots.len();

@@ -49,9 +49,15 @@ pub enum News {
     Published(String),
     Quarantined(String),
     /// A claim above the first generation.
-    Claimed { key: String, generation: u32 },
+    Claimed {
+        key: String,
+        generation: u32,
+    },
     /// A part of that generation was moved into its successor's staging.
-    Adopted { key: String, generation: u32 },
+    Adopted {
+        key: String,
+        generation: u32,
+    },
 }
 
 #[derive(Debug)]

@@ -530,7 +530,11 @@ impl World {
         if self.pilots[p].finishing {
             return;
         }
-        let node = if self.rng.random_bool(0.6) { self.procs[self.pilots[p].proc].node } else { self.schedule.node(&mut self.rng) };
+        let node = if self.rng.random_bool(0.6) {
+            self.procs[self.pilots[p].proc].node
+        } else {
+            self.schedule.node(&mut self.rng)
+        };
         let node = if self.healed { self.procs[self.pilots[p].proc].node } else { node };
         let proc = self.spawn_proc(node);
         let w = self.workers.len();

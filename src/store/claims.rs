@@ -288,7 +288,13 @@ pub fn owner(fs: &dyn Fs, layout: &Layout, key: &str, generation: u32) -> io::Re
     record(fs, layout, key, generation).map(|r| r.owner)
 }
 
-fn fate(fs: &dyn Fs, host: &dyn Host, layout: &Layout, owner: &Identity, observer: &Mutex<Observer>) -> io::Result<Fate> {
+fn fate(
+    fs: &dyn Fs,
+    host: &dyn Host,
+    layout: &Layout,
+    owner: &Identity,
+    observer: &Mutex<Observer>,
+) -> io::Result<Fate> {
     let beat = match heartbeat(fs, layout, &owner.pilot) {
         Ok(beat) => Some(beat),
         Err(e) if e.kind() == io::ErrorKind::NotFound => None,
