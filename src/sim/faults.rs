@@ -54,17 +54,6 @@ pub enum Broken {
     LinkReplaces,
 }
 
-impl Broken {
-    pub const ALL: [Self; 6] = [
-        Self::PublishBeforeSync,
-        Self::TakeoverWithoutFencing,
-        Self::LeaseByRemoteClock,
-        Self::RetryCountedOnPilotEnd,
-        Self::AdoptPartsOfLiveWriter,
-        Self::LinkReplaces,
-    ];
-}
-
 /// One fault.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Blow {

@@ -100,16 +100,23 @@ fn a_seed_replays_exactly() {
     }
 }
 
-fn first_seed_that_catches(broken: Broken, most: u64) -> Option<(u64, String)> {
-    (1..most).find_map(|seed| once(seed, Some(broken), false).err().map(|why| (seed, why)))
-}
+/// The first seed that noticed each promise broken on purpose; `docs/simulator.md` has the same table.
+const CAUGHT: [(Broken, u64); 5] = [
+    (Broken::PublishBeforeSync, 1),
+    (Broken::LeaseByRemoteClock, 1),
+    (Broken::RetryCountedOnPilotEnd, 3),
+    (Broken::AdoptPartsOfLiveWriter, 29),
+    (Broken::LinkReplaces, 2),
+];
 
+/// What is drawn from a seed may change: then another one, not far, must notice.
 #[test]
 fn broken_promises_are_noticed() {
     let mut missed = Vec::new();
-    for broken in Broken::ALL {
-        match first_seed_that_catches(broken, number("BEAMPILOT_SIM_MUTANT_SEEDS", 400)) {
-            Some((seed, why)) => eprintln!("{broken:?}: {}, seed {seed}", why.lines().next().unwrap_or_default()),
+    for (broken, first) in CAUGHT {
+        let caught = |seed: &u64| once(*seed, Some(broken), false).err().map(|why| (*seed, why));
+        match [first].iter().find_map(caught).or_else(|| (1..400).collect::<Vec<_>>().iter().find_map(caught)) {
+            Some((seed, why)) => eprintln!("{broken:?}, seed {seed}: {}", why.lines().next().unwrap_or_default()),
             None => missed.push(broken),
         }
     }
