@@ -445,6 +445,16 @@ mod tests {
     }
 
     #[test]
+    fn a_claim_whose_answer_was_lost_is_taken_again_and_nothing_of_it_adopted() {
+        let (_dir, layout) = bench();
+        let me = alive("a");
+        assert_eq!(claim(&layout, &me), Ok(1));
+        let again = try_claim(&RealFs, &RealHost, &layout, &me, "k", &Mutex::default()).unwrap();
+        let previous = Previous { pilot: "a".into(), writers_gone: false };
+        assert_eq!(again, Tried::Won(Won { generation: 2, deaths: 0, previous: Some(previous) }));
+    }
+
+    #[test]
     fn of_many_threads_exactly_one_wins() {
         let (_dir, layout) = bench();
         let wins: usize = std::thread::scope(|s| {
