@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint bench doc clean
+.PHONY: help setup build demo test soak lint bench doc clean
 
 ENV := . scripts/env.sh;
 
@@ -20,6 +20,9 @@ demo: build ## play a beamline and watch it being reconstructed, without and wit
 
 test: setup ## run every test, for each MPI that is installed
 	@scripts/test.sh
+
+soak: setup ## simulate faulty shifts with fresh seeds until stopped, or until one fails
+	@$(ENV) cargo test --locked --release --lib $$BEAMPILOT_FEATURES sim::tests::soak -- --ignored --nocapture
 
 lint: setup ## formatting, clippy and documentation, warnings refused
 	@$(ENV) cargo fmt --all --check

@@ -13,6 +13,8 @@ pub mod formats;
 pub mod launch;
 pub mod publish;
 pub mod report;
+#[cfg(test)]
+mod sim;
 pub mod site;
 pub mod store;
 pub mod technique;

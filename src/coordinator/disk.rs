@@ -112,12 +112,7 @@ impl Disk {
             Ok(true) => return Ok(ClaimOutcome::Changed),
             Err(why) => return Ok(ClaimOutcome::Storage(why)),
         }
-        let tried = {
-            // A poisoned observer only lost observations.
-            let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
-            claims::try_claim(fs, &*self.host, &self.layout, &self.me, key, &mut observer)?
-        };
-        let won = match tried {
+        let won = match claims::try_claim(fs, &*self.host, &self.layout, &self.me, key, &self.observer)? {
             Tried::Won(won) => won,
             Tried::Foreign(owner) => return Ok(ClaimOutcome::Foreign { owner }),
         };

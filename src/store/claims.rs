@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// Who a process is, so that others can prove it dead.
@@ -223,7 +224,7 @@ pub fn try_claim(
     layout: &Layout,
     me: &Identity,
     key: &str,
-    observer: &mut Observer,
+    observer: &Mutex<Observer>,
 ) -> io::Result<Tried> {
     let generation = highest(fs, layout, key)?;
     let (mut deaths, mut previous) = (0, None);
@@ -234,10 +235,14 @@ pub fn try_claim(
         deaths = record.deaths;
         let fate = match &released {
             Some(_) => Fate::Ended,
-            None if pilot == me.pilot => return Ok(Tried::Foreign(pilot)),
+            // Ours: the answer to an earlier try was lost, or a release failed. Whoever asks does not hold it, and what
+            // it may have left is put out of reach like anybody's.
+            None if pilot == me.pilot => Fate::Ended,
             None => fate(fs, host, layout, &record.owner, observer)?,
         };
         let writers_gone = match fate {
+            // Withdrawn attempts may still write there.
+            _ if released.is_none() && pilot == me.pilot => false,
             Fate::Alive => return Ok(Tried::Foreign(pilot)),
             Fate::Ended => released.is_none_or(|r| r.kept),
             Fate::Died { proven, explained } => {
@@ -293,7 +298,13 @@ pub fn owner(fs: &dyn Fs, layout: &Layout, key: &str, generation: u32) -> io::Re
     record(fs, layout, key, generation).map(|r| r.owner)
 }
 
-fn fate(fs: &dyn Fs, host: &dyn Host, layout: &Layout, owner: &Identity, observer: &mut Observer) -> io::Result<Fate> {
+fn fate(
+    fs: &dyn Fs,
+    host: &dyn Host,
+    layout: &Layout,
+    owner: &Identity,
+    observer: &Mutex<Observer>,
+) -> io::Result<Fate> {
     let beat = match heartbeat(fs, layout, &owner.pilot) {
         Ok(beat) => Some(beat),
         Err(e) if e.kind() == io::ErrorKind::NotFound => None,
@@ -309,7 +320,13 @@ fn fate(fs: &dyn Fs, host: &dyn Host, layout: &Layout, owner: &Identity, observe
     let leader_dead = host.is_proven_dead(&owner.process());
     // It never beat, or its file was removed: stillness of nothing counts as beat 0.
     let count = beat.as_ref().map_or(0, |b| b.beat);
-    if !leader_dead && !observer.is_expired(&owner.pilot, Some(count), host.mono()) {
+    // Locked for this look alone, never across a call that may hang: other lanes claim, too. A poisoned observer only
+    // lost observations.
+    let expired = || {
+        let mut observer = observer.lock().unwrap_or_else(PoisonError::into_inner);
+        observer.is_expired(&owner.pilot, Some(count), host.mono())
+    };
+    if !leader_dead && !expired() {
         return Ok(Fate::Alive);
     }
     let proven = leader_dead && beat.as_ref().is_some_and(|b| b.writers.iter().all(|w| host.is_proven_dead(w)));
@@ -427,7 +444,7 @@ mod tests {
     }
 
     fn claim(layout: &Layout, who: &Identity) -> Result<u32, String> {
-        match try_claim(&RealFs, &RealHost, layout, who, "k", &mut Observer::default()).unwrap() {
+        match try_claim(&RealFs, &RealHost, layout, who, "k", &Mutex::default()).unwrap() {
             Tried::Won(won) => Ok(won.generation),
             Tried::Foreign(owner) => Err(owner),
         }
@@ -456,6 +473,16 @@ mod tests {
         release(&RealFs, &layout, dir.path(), "k", 2).unwrap();
         assert_eq!(claim(&layout, &alive("c")), Ok(3));
         assert!(is_mine(&RealFs, &layout, "k", 3).unwrap() && !is_mine(&RealFs, &layout, "k", 1).unwrap());
+    }
+
+    #[test]
+    fn a_claim_whose_answer_was_lost_is_taken_again_and_nothing_of_it_adopted() {
+        let (_dir, layout) = bench();
+        let me = alive("a");
+        assert_eq!(claim(&layout, &me), Ok(1));
+        let again = try_claim(&RealFs, &RealHost, &layout, &me, "k", &Mutex::default()).unwrap();
+        let previous = Previous { pilot: "a".into(), writers_gone: false };
+        assert_eq!(again, Tried::Won(Won { generation: 2, deaths: 0, previous: Some(previous) }));
     }
 
     #[test]
@@ -510,7 +537,7 @@ mod tests {
     fn an_unreadable_claim_is_an_error_that_names_it() {
         let (_dir, layout) = bench();
         std::fs::write(layout.claim("k", 1), b"torn").unwrap();
-        let error = try_claim(&RealFs, &RealHost, &layout, &alive("a"), "k", &mut Observer::default()).unwrap_err();
+        let error = try_claim(&RealFs, &RealHost, &layout, &alive("a"), "k", &Mutex::default()).unwrap_err();
         assert!(error.to_string().contains("k.1: not a claim"), "{error}");
     }
 }

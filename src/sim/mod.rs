@@ -1,0 +1,16 @@
+//! The simulator: shifts of several pilots on one simulated filesystem, under one seed.
+//!
+//! Claim, publish, sweep, heartbeat and journal code runs unchanged, as fibres ([`fibre`]) over a tree in memory
+//! ([`tree`]); the core runs unchanged under a driver of virtual time ([`world`], [`pilot`]). Executors are imitated
+//! ([`executor`]). Faults come from the seed ([`faults`]); what must hold is checked after every event ([`check`]).
+//! [`enumerate`] walks all interleavings of two pilots and one scan. `docs/simulator.md` says what all this shows.
+
+mod check;
+mod enumerate;
+mod executor;
+mod faults;
+mod fibre;
+mod pilot;
+mod tests;
+mod tree;
+mod world;

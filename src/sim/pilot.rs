@@ -1,0 +1,465 @@
+//! A simulated pilot: the core, obeyed as [`crate::coordinator::driver`] does, the disk lanes as
+//! [`crate::coordinator::lanes`] has them, the journal's and the heartbeat's loops, and arrivals that look at stamps.
+
+use super::faults::{Broken, Phase};
+use super::fibre::{EPOCH_MS, SimFs, SimHost};
+use super::tree::Client;
+use super::world::{Ev, Message, Out, Purpose, S, World};
+use crate::arrivals::scan::Scan;
+use crate::coordinator::core::{Core, Limits, StreamSpec};
+use crate::coordinator::disk::{Disk, StreamPlace};
+use crate::coordinator::event::*;
+use crate::coordinator::job::job_key;
+use crate::store::Layout;
+use crate::store::claims::{self, Heartbeat, Identity};
+use crate::store::host::Process;
+use crate::store::journal::{Line, Writer, encode};
+use rand::Rng;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// In which phase an order is carried out.
+fn phase_of(order: &Waiting) -> Phase {
+    match order {
+        Some(Action::Claim { .. }) => Phase::Claiming,
+        Some(Action::Publish { .. }) => Phase::Publishing,
+        Some(Action::Quarantine { .. }) => Phase::Recording,
+        Some(Action::SavePlan { .. }) => Phase::Planned,
+        Some(Action::Release { .. }) => Phase::Releasing,
+        Some(Action::ProbeStorage) => Phase::Probing,
+        _ => Phase::Sweeping,
+    }
+}
+
+/// `None` sweeps.
+type Waiting = Option<Action>;
+
+pub struct Pilot {
+    pub id: String,
+    pub proc: usize,
+    pub core: Core,
+    pub disk: Arc<Disk>,
+    pub host: Arc<SimHost>,
+    journal: Option<Arc<Mutex<Writer>>>,
+    lines: Vec<Line>,
+    group: Arc<Vec<u8>>,
+    journal_busy: bool,
+    durable: u64,
+    held: Vec<Ordered>,
+    lanes: [VecDeque<Waiting>; 4],
+    lane_busy: [bool; 4],
+    pub workers: Vec<usize>,
+    beats: u64,
+    beating: bool,
+    pub no_beat_until: u64,
+    pub ends_ms: Option<u64>,
+    /// Scans that were announced, with their stamp's change time.
+    known: BTreeMap<usize, i64>,
+    tick_at: u64,
+    pub finishing: bool,
+}
+
+const LAYOUT: &str = "/state";
+
+impl World {
+    pub fn is_up(&self, p: usize) -> bool {
+        self.procs[self.pilots[p].proc].alive
+    }
+
+    pub fn start_pilot(&mut self) {
+        if self.draining {
+            return;
+        }
+        let node = if self.healed { 99 } else { self.schedule.node(&mut self.rng) };
+        let proc = self.spawn_proc(node);
+        let p = self.pilots.len();
+        let id = format!("p{proc}");
+        let mut fs = SimFs::new(self.tree.clone(), Client { node, beamline: false }, &id);
+        fs.broken = self.broken;
+        let skew: i64 = if self.rng.random_bool(0.5) { 0 } else { self.rng.random_range(-90_000..90_000) };
+        let host = Arc::new(SimHost {
+            clocks: self.clocks.clone(),
+            skew_ms: (skew as u64).into(),
+            name: format!("n{node}"),
+            omniscient: false,
+            broken: self.broken,
+            tree: self.tree.clone(),
+        });
+        let me = Identity {
+            pilot: id.clone(),
+            host: host.name.clone(),
+            boot: "boot".into(),
+            pid: proc as u32,
+            pid_start: 1,
+            build: crate::BUILD.into(),
+            launch: None,
+        };
+        let layout = Layout { state: LAYOUT.into() };
+        let place = StreamPlace { output: "/out/s".into(), pattern: "*.h5".into() };
+        let streams = [("s".to_owned(), place)].into();
+        let disk = Arc::new(Disk::new(Arc::new(fs.clone()), host.clone(), layout.clone(), me, streams));
+        let spec = StreamSpec {
+            name: "s".into(),
+            technique: "test".into(),
+            recipe: "{}".into(),
+            deadline_s: 600.0,
+            order: crate::coordinator::queue::Order::Deadline,
+            weight: 1,
+        };
+        // Outside a fibre nothing fails: a pilot that cannot open its journal does not start.
+        let journal = Writer::open(&fs, layout.journal(&id)).ok().map(|w| Arc::new(Mutex::new(w)));
+        self.pilots.push(Pilot {
+            id,
+            proc,
+            core: Core::new("campaign", vec![spec], Limits::default()),
+            disk,
+            host,
+            journal,
+            lines: Vec::new(),
+            group: Arc::default(),
+            journal_busy: false,
+            durable: 0,
+            held: Vec::new(),
+            lanes: Default::default(),
+            lane_busy: [false; 4],
+            workers: Vec::new(),
+            beats: 0,
+            beating: false,
+            no_beat_until: 0,
+            ends_ms: None,
+            known: BTreeMap::new(),
+            tick_at: u64::MAX,
+            finishing: false,
+        });
+        if self.pilots[p].journal.is_none() {
+            // A full disk: it ends at once and another is started later.
+            self.die(proc);
+            return self.after(10 * S, Ev::Start);
+        }
+        self.queue_order(p, 0, None);
+        for _ in 0..3 {
+            self.spawn_worker(p);
+        }
+        for scan in 0..self.scans.len() {
+            let delay = self.rng.random_range(S / 10..4 * S);
+            self.after(delay, Ev::Poll(p, scan));
+        }
+        let delay = self.rng.random_range(0..S / 2);
+        self.after(delay, Ev::Beat(p));
+    }
+
+    // ---- the driver ---------------------------------------------------------------------------------------
+
+    pub fn step(&mut self, p: usize, event: Event) {
+        let pilot = &mut self.pilots[p];
+        if pilot.finishing {
+            return;
+        }
+        let event = match (self.broken, event) {
+            (Some(Broken::RetryCountedOnPilotEnd), Event::Claimed { job, outcome }) => {
+                Event::Claimed { job, outcome: count_every_owner(outcome) }
+            }
+            (_, event) => event,
+        };
+        let now = Time(EPOCH_MS * 1000 + self.now);
+        let mut out = Vec::new();
+        pilot.core.step(now, event, &mut out);
+        pilot.core.check_invariants();
+        pilot.held.append(&mut out);
+        self.perform(p);
+        let next = self.pilots[p].core.next_deadline().map_or(u64::MAX, |t| t.0.saturating_sub(EPOCH_MS * 1000));
+        if next < self.pilots[p].tick_at || self.pilots[p].tick_at <= self.now {
+            self.pilots[p].tick_at = next;
+            if next != u64::MAX {
+                self.at(next + 1, Ev::Tick(p));
+            }
+        }
+    }
+
+    pub fn tick(&mut self, p: usize) {
+        self.pilots[p].tick_at = 0;
+        self.step(p, Event::Tick);
+    }
+
+    pub fn durable(&mut self, p: usize, seq: u64) {
+        self.pilots[p].durable = seq;
+        self.perform(p);
+    }
+
+    fn perform(&mut self, p: usize) {
+        let durable = self.pilots[p].durable;
+        for order in std::mem::take(&mut self.pilots[p].held) {
+            if order.after.is_some_and(|seq| seq > durable) {
+                self.pilots[p].held.push(order);
+            } else {
+                self.carry_out(p, order.action);
+            }
+        }
+    }
+
+    fn carry_out(&mut self, p: usize, action: Action) {
+        let delay = self.rng.random_range(100..1500);
+        match action {
+            Action::Record { seq, entry } => {
+                let t_ms = EPOCH_MS + self.now / 1000;
+                self.pilots[p].lines.push(Line { seq, t_ms, event: entry });
+                self.write_journal(p);
+            }
+            Action::Context { worker, context } => {
+                self.send(p, worker.0 as usize, Message::Job(context));
+            }
+            Action::Assign { worker, attempt, job, task } => {
+                self.send(p, worker.0 as usize, Message::Run(attempt, job, task));
+            }
+            Action::Cancel { worker, attempt } => self.send(p, worker.0 as usize, Message::Cancel(attempt)),
+            Action::Tell { name, verdict, .. } => {
+                let scan = self.scans.iter().position(|s| s.name == name).expect("a scan of this shift");
+                if verdict != Verdict::Done {
+                    self.pilots[p].known.remove(&scan);
+                    self.after(2 * S + delay, Ev::Poll(p, scan));
+                }
+            }
+            Action::Finished => {
+                self.pilots[p].finishing = true;
+                // What is finished follows when the lanes are flushed, at most two seconds later.
+                self.after(2 * S, Ev::Flushed(p));
+                self.flush_if_idle(p);
+            }
+            Action::Forget { .. } | Action::Alarm { .. } => {}
+            action => {
+                let key = match &action {
+                    Action::Claim { key, .. }
+                    | Action::Publish { key, .. }
+                    | Action::Quarantine { key, .. }
+                    | Action::SavePlan { key, .. }
+                    | Action::Release { key, .. } => key.as_str(),
+                    _ => "",
+                };
+                let lane = crc32fast::hash(key.as_bytes()) as usize % 4;
+                self.queue_order(p, lane, Some(action));
+            }
+        }
+    }
+
+    /// Messages of one pilot to one worker keep their order.
+    fn send(&mut self, p: usize, worker: usize, message: Message) {
+        debug_assert_eq!(self.workers[worker].pilot, p);
+        self.after(500, Ev::ToWorker(worker, message));
+    }
+
+    // ---- lanes --------------------------------------------------------------------------------------------
+
+    fn queue_order(&mut self, p: usize, lane: usize, order: Waiting) {
+        self.pilots[p].lanes[lane].push_back(order);
+        self.start_lane(p, lane);
+    }
+
+    pub fn lane_free(&mut self, p: usize, lane: usize) {
+        self.pilots[p].lane_busy[lane] = false;
+        self.start_lane(p, lane);
+        self.flush_if_idle(p);
+    }
+
+    fn start_lane(&mut self, p: usize, lane: usize) {
+        let pilot = &mut self.pilots[p];
+        if pilot.lane_busy[lane] {
+            return;
+        }
+        let Some(order) = pilot.lanes[lane].pop_front() else { return };
+        pilot.lane_busy[lane] = true;
+        let (disk, proc) = (pilot.disk.clone(), pilot.proc);
+        let phase = phase_of(&order);
+        self.spawn(proc, Purpose::Order(p, lane), phase, move || obey(&disk, order));
+    }
+
+    fn flush_if_idle(&mut self, p: usize) {
+        let pilot = &self.pilots[p];
+        let idle = pilot.lanes.iter().all(VecDeque::is_empty) && pilot.lane_busy == [false; 4];
+        if pilot.finishing && idle {
+            self.after(0, Ev::Flushed(p));
+        }
+    }
+
+    /// The end in good order: executors first, then the heartbeat that says goodbye, then the process.
+    pub fn flushed(&mut self, p: usize) {
+        for w in self.pilots[p].workers.clone() {
+            self.die(self.workers[w].proc);
+        }
+        if !std::mem::replace(&mut self.pilots[p].beating, true) {
+            self.spawn_beat(p, true);
+        } else {
+            self.after(S / 10, Ev::Flushed(p));
+        }
+    }
+
+    // ---- journal ------------------------------------------------------------------------------------------
+
+    pub fn write_journal(&mut self, p: usize) {
+        let pilot = &mut self.pilots[p];
+        if pilot.journal_busy || (pilot.lines.is_empty() && pilot.group.is_empty()) {
+            return;
+        }
+        let mut seq = pilot.durable;
+        if pilot.group.is_empty() {
+            let mut group = Vec::new();
+            for line in pilot.lines.drain(..) {
+                seq = line.seq;
+                encode(&line, &mut group);
+            }
+            pilot.group = Arc::new(group);
+        }
+        pilot.journal_busy = true;
+        let (group, writer, proc) = (pilot.group.clone(), pilot.journal.clone(), pilot.proc);
+        self.spawn(proc, Purpose::Journal(p, seq), Phase::Journalling, move || {
+            let done = writer.map(|w| w.lock().unwrap_or_else(PoisonError::into_inner).append(&group).is_ok());
+            Out::Done(done.unwrap_or(false))
+        });
+    }
+
+    pub fn journalled(&mut self, p: usize, seq: u64, ok: bool) {
+        let pilot = &mut self.pilots[p];
+        pilot.journal_busy = false;
+        if ok {
+            pilot.group = Arc::default();
+            self.after(100, Ev::Durable(p, seq));
+            self.write_journal(p);
+        } else {
+            // The same group again, under the same number.
+            let (group, writer, proc) = (pilot.group.clone(), pilot.journal.clone(), pilot.proc);
+            pilot.journal_busy = true;
+            self.after(100, Ev::ToCore(p, Box::new(Event::StorageTrouble { message: "journal".into() })));
+            self.spawn(proc, Purpose::Journal(p, seq), Phase::Journalling, move || {
+                super::fibre::ask(super::fibre::Ask::Sleep(S));
+                let done = writer.map(|w| w.lock().unwrap_or_else(PoisonError::into_inner).append(&group).is_ok());
+                Out::Done(done.unwrap_or(false))
+            });
+        }
+    }
+
+    // ---- heartbeat ----------------------------------------------------------------------------------------
+
+    pub fn beat(&mut self, p: usize) {
+        if self.pilots[p].finishing {
+            return;
+        }
+        self.after(S, Ev::Beat(p));
+        if self.pilots[p].no_beat_until > self.now || std::mem::replace(&mut self.pilots[p].beating, true) {
+            return;
+        }
+        self.spawn_beat(p, false);
+    }
+
+    fn spawn_beat(&mut self, p: usize, ended: bool) {
+        let pilot = &mut self.pilots[p];
+        pilot.beats += 1;
+        let writers = pilot.workers.iter().map(|w| &self.workers[*w]).map(|w| Process {
+            host: format!("n{}", self.procs[w.proc].node),
+            boot: "boot".into(),
+            pid: w.proc as u32,
+            pid_start: 1,
+        });
+        let writers = writers.collect();
+        let (disk, beat, proc, ends_ms) = (pilot.disk.clone(), pilot.beats, pilot.proc, pilot.ends_ms);
+        let observe = beat % 5 == 0;
+        self.spawn(proc, Purpose::Beat(p, ended), Phase::Beating, move || {
+            let Disk { fs, host, layout, last_beat, me, .. } = &*disk;
+            let at_ms = host.wall_ms();
+            let heartbeat = Heartbeat { identity: me.clone(), beat, at_ms, ended, ends_ms, writers };
+            let began = host.mono();
+            let beaten = claims::beat(&**fs, layout, &heartbeat).is_ok();
+            if beaten {
+                *last_beat.lock().unwrap_or_else(PoisonError::into_inner) = began;
+            }
+            if observe && !ended {
+                let _ = disk.observe_others();
+            }
+            Out::Done(beaten)
+        });
+    }
+
+    pub fn beaten(&mut self, p: usize, last: bool, _ok: bool) {
+        self.pilots[p].beating = false;
+        if last {
+            self.die(self.pilots[p].proc);
+        }
+    }
+
+    // ---- arrivals -----------------------------------------------------------------------------------------
+
+    pub fn poll(&mut self, p: usize, scan: usize) {
+        let at = &self.scans[scan];
+        let Ok(stamp) = self.fs_tree().stat(&at.path) else { return };
+        let settled = self.now >= at.written + 2 * S && self.state_of(scan) != "partial";
+        let early = !self.healed && self.schedule.premature > 0.0 && self.rng.random_bool(self.schedule.premature);
+        let at = &self.scans[scan];
+        if !settled && !(early && at.probe) {
+            return self.after(2 * S, Ev::Poll(p, scan));
+        }
+        if self.pilots[p].known.insert(scan, stamp.ctime_ns) == Some(stamp.ctime_ns) {
+            return;
+        }
+        let found = self.scan_now(scan);
+        let check = if self.scans[scan].probe { Check::Probe } else { Check::None };
+        let key = key_of(&found);
+        self.keys.insert(key, self.state_of(scan));
+        self.step(p, Event::Arrived { scan: found, check });
+    }
+
+    /// The scan as a look would find it now.
+    pub fn scan_now(&self, scan: usize) -> Scan {
+        let at = &self.scans[scan];
+        let mut stamp = self.fs_tree().stat(&at.path).expect("it was written");
+        stamp.path = at.name.clone().into();
+        let last_byte_ms = EPOCH_MS + at.written / 1000;
+        Scan {
+            stream: "s".into(),
+            name: at.name.clone(),
+            root: "/watch".into(),
+            members: vec![stamp],
+            roles: BTreeMap::new(),
+            last_byte_ms,
+            complete_ms: last_byte_ms + 2000,
+        }
+    }
+}
+
+pub fn key_of(scan: &Scan) -> String {
+    job_key(&scan.stream, &scan.name, scan.version(), "test", "{}", "")
+}
+
+/// Broken on purpose: every earlier owner counts as a death.
+fn count_every_owner(outcome: ClaimOutcome) -> ClaimOutcome {
+    match outcome {
+        ClaimOutcome::Won { generation, staging, adopted, .. } => {
+            ClaimOutcome::Won { generation, staging, deaths: 2 * (generation - 1), adopted }
+        }
+        other => other,
+    }
+}
+
+fn obey(disk: &Disk, order: Waiting) -> Out {
+    Out::Event(match order {
+        None => {
+            disk.sweep();
+            return Out::Nothing;
+        }
+        Some(Action::Claim { job, key, scan }) => Event::Claimed { job, outcome: disk.claim(&key, &scan) },
+        Some(Action::Publish { job, key, scan, generation, staging, timeline, items }) => {
+            Event::Published { job, outcome: disk.publish(&key, &scan, generation, &staging, timeline, items) }
+        }
+        Some(Action::Quarantine { job, key, stream, name, version, own_version, generation, reason, .. }) => {
+            let versions = (version, own_version);
+            Event::Quarantined { job, outcome: disk.quarantine(&key, &stream, &name, versions, generation, &reason) }
+        }
+        Some(Action::ProbeStorage) => Event::StorageProbed { result: disk.probe() },
+        Some(Action::SavePlan { key, staging, plan }) => {
+            disk.save_plan(&key, &staging, &plan);
+            return Out::Nothing;
+        }
+        Some(Action::Release { key, generation, staging }) => {
+            disk.release(&key, generation, &staging);
+            return Out::Nothing;
+        }
+        Some(other) => unreachable!("no order for the disk: {other:?}"),
+    })
+}
