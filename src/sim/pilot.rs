@@ -391,7 +391,7 @@ impl World {
         let settled = self.now >= at.written + 2 * S && self.state_of(scan) != "partial";
         let early = !self.healed && self.schedule.premature > 0.0 && self.rng.random_bool(self.schedule.premature);
         let at = &self.scans[scan];
-        if !settled && !(early && at.probe) {
+        if !(settled || early && at.probe) {
             return self.after(2 * S, Ev::Poll(p, scan));
         }
         if self.pilots[p].known.insert(scan, stamp.ctime_ns) == Some(stamp.ctime_ns) {

@@ -336,7 +336,7 @@ impl World {
             Ev::Beat(p) => self.beat(p),
             Ev::Tick(p) => self.tick(p),
             Ev::Poll(p, scan) => self.poll(p, scan),
-            Ev::ToWorker(w, message) => self.to_worker(w, message),
+            Ev::ToWorker(w, message) => self.reach_worker(w, message),
             Ev::Lost(w) => self.lost(w),
             Ev::Respawn(p) => self.spawn_worker(p),
             Ev::Flushed(p) => self.flushed(p),
@@ -568,7 +568,7 @@ impl World {
         self.after(5 * S, Ev::Respawn(p));
     }
 
-    fn to_worker(&mut self, w: usize, message: Message) {
+    fn reach_worker(&mut self, w: usize, message: Message) {
         let worker = &mut self.workers[w];
         if worker.silent {
             return;
