@@ -9,4 +9,5 @@ suite! {
     a_killed_keeper_leaves_no_orphan,
     nothing_outlives_a_killed_rank,
     sigterm_to_everybody_drains_quickly,
+    a_campaign_under_fire_loses_and_doubles_nothing,
 }

@@ -537,7 +537,9 @@ impl Core {
             ClaimOutcome::Won { generation, staging, deaths, adopted } => {
                 job.claim = Some(Claim { generation, staging });
                 job.timeline.claimed = now;
-                job.deaths = deaths;
+                // Workers of ours may have died of it before.
+                job.deaths = job.deaths.max(deaths);
+                let deaths = job.deaths;
                 job.phase = Phase::Planning;
                 job.epoch += 1;
                 self.record(Entry::Claimed { job: no.0, generation });

@@ -413,12 +413,15 @@ impl Core {
         }
         self.record(Entry::Alarm { message: format!("worker {worker} on {} is lost: {reason}", gone.host) });
         self.order(Action::Alarm { message: format!("worker {worker} on {} is lost: {reason}", gone.host) });
-        let mut blamed = BTreeSet::new();
+        let (mut blamed, mut unsure) = (BTreeSet::new(), BTreeSet::new());
         for no in gone.in_flight {
             let Some(attempt) = self.attempts.remove(&no) else { continue };
             // What only waited in its queue cannot have killed it.
             if attempt.started {
                 blamed.insert(attempt.job);
+            }
+            if self.jobs.get(&attempt.job).is_some_and(|j| j.tasks[attempt.task].spec.kind == TaskKind::Finish) {
+                unsure.insert(attempt.job);
             }
             self.requeue(now, attempt);
         }
@@ -432,6 +435,20 @@ impl Core {
                 let n = job.deaths;
                 self.quarantine(now, no, format!("{n} workers died while they worked on it"));
             }
+        }
+        unsure.into_iter().for_each(|no| self.start_elsewhere(now, no));
+    }
+
+    /// A worker that is only silent may still finish the bundle, under the names that a second finish task would use:
+    /// the claim goes back, which takes the folder away from it, and the job starts anew.
+    fn start_elsewhere(&mut self, now: Time, no: JobNo) {
+        let Some(job) = self.jobs.get_mut(&no).filter(|j| j.phase == Phase::Finishing) else { return };
+        let Some(claim) = job.claim.take() else { return };
+        let (key, deaths) = (job.key.clone(), job.deaths);
+        self.order(Action::Release { key, generation: claim.generation, staging: claim.staging });
+        self.start_over(now, no);
+        if let Some(job) = self.jobs.get_mut(&no) {
+            job.deaths = deaths;
         }
     }
 

@@ -58,7 +58,7 @@ impl Errand {
                 return Err(Fault::Input("the file has no angles".into()));
             }
             TaskKind::Plan => {
-                let stages: &[usize] = if text.len() % 2 == 0 { &[1, 2] } else { &[2] };
+                let stages: &[usize] = if text.len().is_multiple_of(2) { &[1, 2] } else { &[2] };
                 TaskOutput { plan: Some(plan(stages)), ..TaskOutput::default() }
             }
             TaskKind::Preview | TaskKind::Stage => self.part(&text)?,

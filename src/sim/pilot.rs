@@ -57,6 +57,8 @@ pub struct Pilot {
     known: BTreeMap<usize, i64>,
     tick_at: u64,
     pub finishing: bool,
+    /// Its claims were handed over, or are being.
+    handed_over: bool,
 }
 
 const LAYOUT: &str = "/state";
@@ -130,6 +132,7 @@ impl World {
             known: BTreeMap::new(),
             tick_at: u64::MAX,
             finishing: false,
+            handed_over: false,
         });
         if self.pilots[p].journal.is_none() {
             // A full disk: it ends at once and another is started later.
@@ -285,6 +288,15 @@ impl World {
         for w in self.pilots[p].workers.clone() {
             self.die(self.workers[w].proc);
         }
+        let pilot = &mut self.pilots[p];
+        let held = pilot.core.held();
+        if !std::mem::replace(&mut pilot.handed_over, true) && !held.is_empty() {
+            let (disk, proc) = (pilot.disk.clone(), pilot.proc);
+            return self.spawn(proc, Purpose::HandOver(p), Phase::Releasing, move || {
+                held.iter().for_each(|(key, generation)| disk.hand_over(key, *generation));
+                Out::Nothing
+            });
+        }
         if !std::mem::replace(&mut self.pilots[p].beating, true) {
             self.spawn_beat(p, true);
         } else {
@@ -392,7 +404,7 @@ impl World {
         let settled = self.now >= at.written + 2 * S && self.state_of(scan) != "partial";
         let early = !self.healed && self.schedule.premature > 0.0 && self.rng.random_bool(self.schedule.premature);
         let at = &self.scans[scan];
-        if !settled && !(early && at.probe) {
+        if !(settled || early && at.probe) {
             return self.after(2 * S, Ev::Poll(p, scan));
         }
         if self.pilots[p].known.insert(scan, stamp.ctime_ns) == Some(stamp.ctime_ns) {

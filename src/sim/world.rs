@@ -90,6 +90,7 @@ pub enum Purpose {
     Beat(usize, bool),
     Journal(usize, u64),
     Task(usize, AttemptNo),
+    HandOver(usize),
 }
 
 pub enum Out {
@@ -336,7 +337,7 @@ impl World {
             Ev::Beat(p) => self.beat(p),
             Ev::Tick(p) => self.tick(p),
             Ev::Poll(p, scan) => self.poll(p, scan),
-            Ev::ToWorker(w, message) => self.to_worker(w, message),
+            Ev::ToWorker(w, message) => self.reach_worker(w, message),
             Ev::Lost(w) => self.lost(w),
             Ev::Respawn(p) => self.spawn_worker(p),
             Ev::Flushed(p) => self.flushed(p),
@@ -519,6 +520,7 @@ impl World {
             }
             (Purpose::Beat(p, last), Out::Done(ok)) => self.beaten(p, last, ok),
             (Purpose::Journal(p, seq), Out::Done(ok)) => self.journalled(p, seq, ok),
+            (Purpose::HandOver(p), _) => self.flushed(p),
             (Purpose::Task(w, attempt), Out::Task(result)) => self.task_ended(w, attempt, result),
             _ => {}
         }
@@ -568,7 +570,7 @@ impl World {
         self.after(5 * S, Ev::Respawn(p));
     }
 
-    fn to_worker(&mut self, w: usize, message: Message) {
+    fn reach_worker(&mut self, w: usize, message: Message) {
         let worker = &mut self.workers[w];
         if worker.silent {
             return;

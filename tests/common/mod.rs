@@ -3,6 +3,7 @@
 #![allow(dead_code)] // Each test executable uses its part.
 
 pub mod executors;
+pub mod faults;
 pub mod rig;
 pub mod scenarios;
 

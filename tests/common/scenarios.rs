@@ -2,6 +2,8 @@
 
 #[allow(unused_imports)] // Not every test executable runs these.
 pub use super::executors::*;
+#[allow(unused_imports)] // Likewise.
+pub use super::faults::*;
 use super::rig::*;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
