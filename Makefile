@@ -2,12 +2,12 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test soak lint bench doc clean
+.PHONY: help setup build demo test soak soak-real lint bench doc clean
 
 ENV := . scripts/env.sh;
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what the build needs (apt) or say what to install
 	@scripts/setup.sh
@@ -23,6 +23,11 @@ test: setup ## run every test, for each MPI that is installed
 
 soak: setup ## simulate faulty shifts with fresh seeds until stopped, or until one fails
 	@$(ENV) cargo test --locked --release --lib $$BEAMPILOT_FEATURES sim::tests::soak -- --ignored --nocapture
+
+soak-real: build ## kill and stop real processes of two overlapping pilots, 220 times, some beyond the lease
+	@$(ENV) BEAMPILOT_FAULT_SCANS=$${BEAMPILOT_FAULT_SCANS:-400} BEAMPILOT_FAULT_BLOWS=$${BEAMPILOT_FAULT_BLOWS:-220} \
+	  BEAMPILOT_FAULT_STOP_MS=$${BEAMPILOT_FAULT_STOP_MS:-75000} \
+	  cargo test --locked $$BEAMPILOT_FEATURES --test embedded_executors --test 'mpi_pilot*' a_campaign_under_fire -- --nocapture
 
 lint: setup ## formatting, clippy and documentation, warnings refused
 	@$(ENV) cargo fmt --all --check
