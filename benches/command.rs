@@ -58,6 +58,7 @@ fn main() {
         ("sleep 0.02", 200, &sleep[..], "[\"sh\", \"-c\", \"exec sleep 0.02\"]"),
     ] {
         let rounds: Vec<_> = (0..ROUNDS).map(|_| (xargs(items, program).as_secs_f64(), pilot(items, toml))).collect();
+        #[allow(clippy::type_complexity)] // Said once.
         let best = |pick: &dyn Fn(&(f64, (Duration, f64))) -> f64| {
             items as f64 / rounds.iter().map(pick).fold(f64::INFINITY, f64::min)
         };

@@ -10,7 +10,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// Tells pilots to end: nothing new is started, claims are given back, exit code 0.
+/// Tells pilots to end: nothing more is claimed, what is held is finished as far as time allows, exit code 0.
 ///
 /// Leaves a sentinel in the state folder, which pilots look for every second; it works from any node. Without --pilot
 /// and --all it means the one pilot that runs. With --wait the sentinel is taken away again once the pilots ended;

@@ -13,8 +13,8 @@ use std::time::SystemTime;
 /// Watches for scans, reconstructs and publishes them.
 ///
 /// Under mpiexec, rank 0 coordinates and the other ranks work; without it, everything runs in this process. The
-/// pilot ends when it is told to drain (SIGTERM, SIGINT or a drain sentinel) or, with --once, when nothing is left to
-/// do. Starting again after any kind of death continues where it stopped.
+/// pilot ends when it is told to (SIGTERM and SIGINT: at once; a drain sentinel: when what it holds is done) or, with
+/// --once, when nothing is left to do. Starting again after any kind of death continues where it stopped.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   beampilot run campaign.toml --once

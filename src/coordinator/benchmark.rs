@@ -136,6 +136,7 @@ impl DiskOrders for InstantDisk {
         None
     }
     fn hand_over(&self, _: String, _: u32) {}
+    fn sweep(&self) {}
     fn flush(&self, _: Duration) -> bool {
         true
     }
@@ -230,6 +231,7 @@ pub fn run(
         deadline_s: 3600.0,
         order: Order::Deadline,
         weight: 1,
+        task_limit_s: 900.0,
     };
     let streams = vec![stream("flood", format!("1 {STAGE}")), stream("chain", format!("{CHAIN} 1"))];
     let journalled = Arc::new(std::sync::atomic::AtomicBool::new(false));

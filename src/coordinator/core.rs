@@ -40,6 +40,8 @@ pub struct StreamSpec {
     pub order: Order,
     /// Weight.
     pub weight: u32,
+    /// Longest a task of it may run, seconds; its executor is ended then.
+    pub task_limit_s: f64,
 }
 
 /// Tunables, with the reasons for their defaults.

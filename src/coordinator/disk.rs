@@ -47,6 +47,8 @@ pub struct Disk {
 
 /// Bytes that must be free before work resumes after a full disk.
 const ROOM: u64 = 64 << 20;
+/// Unfinished work that nobody went on with for so long is removed, milliseconds.
+const KEEP_MS: u64 = 24 * 3600 * 1000;
 
 impl Disk {
     /// The operations of a pilot that begins now.
@@ -323,30 +325,48 @@ impl Disk {
         }
     }
 
+    /// With `all`, also what a next owner could still use: right when nothing that is wanted is left to do. Otherwise
+    /// unfinished work with a plan waits a day for somebody to go on with it.
+    ///
     /// Removes what dead pilots left in the outputs: staging of claims whose owner is gone, fenced folders, and
     /// temporaries of dead processes of this host.
-    pub fn sweep(&self) {
+    pub fn sweep(&self, all: bool) {
         let outputs: std::collections::BTreeSet<&Path> = self.streams.values().map(|s| s.output.as_path()).collect();
         for output in outputs {
             for name in self.fs.list(output).unwrap_or_default() {
-                if let Err(e) = self.sweep_one(output, &name) {
+                if let Err(e) = self.sweep_one(output, &name, all) {
                     tracing::debug!(folder = %output.display(), name, error = %e, "could not be swept");
                 }
             }
         }
     }
 
-    fn sweep_one(&self, output: &Path, name: &str) -> io::Result<()> {
+    fn sweep_one(&self, output: &Path, name: &str, all: bool) -> io::Result<()> {
         if name.starts_with(".fenced-") {
             return self.fs.remove_tree(&output.join(name));
         }
         let claim = name.strip_prefix(".staging-").and_then(|rest| rest.rsplit_once('.'));
         let Some((key, generation)) = claim.and_then(|(key, g)| Some((key, g.parse().ok()?))) else { return Ok(()) };
-        if claims::is_abandoned(&*self.fs, &*self.host, &self.layout, key, generation)? {
+        if !all && self.may_be_adopted(&output.join(name), key, generation)? {
+            return Ok(());
+        }
+        if claims::is_abandoned(&*self.fs, &*self.host, &self.layout, key, generation, all)? {
             tracing::info!(key, "removing what a dead pilot left");
             claims::fence(&*self.fs, output, key, generation)?;
         }
         Ok(())
+    }
+
+    /// Unfinished work of the last owner of a job without a verdict, with a plan to go on by, and not old.
+    fn may_be_adopted(&self, staging: &Path, key: &str, generation: u32) -> io::Result<bool> {
+        let plan = match self.fs.stat(&staging.join(takeover::PLAN)) {
+            Ok(plan) => plan,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(e),
+        };
+        let age_ms = self.host.wall_ms().saturating_sub(u64::try_from(plan.mtime_ns / 1_000_000).unwrap_or(0));
+        let last = !self.fs.exists(&self.layout.claim(key, generation + 1))?;
+        Ok(last && age_ms < KEEP_MS && self.verdict(key)?.is_none())
     }
 
     /// Answers [`Action::ProbeStorage`]: room and a durable write, in state and in every output.

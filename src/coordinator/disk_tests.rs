@@ -130,7 +130,7 @@ fn the_sweep_takes_what_the_dead_left_and_nothing_else() {
     let (_, mine) = rig.claim(&rig.disk);
     std::fs::create_dir(rig.output.join(".fenced-x.1")).unwrap();
     std::fs::create_dir(rig.output.join("bundle")).unwrap();
-    rig.disk.sweep();
+    rig.disk.sweep(false);
     assert!(!dead.exists() && mine.exists() && rig.output.join("bundle").exists());
     assert_eq!(rig.hidden().len(), 1);
 }
@@ -312,7 +312,7 @@ fn a_claim_handed_over_is_taken_at_once_with_its_parts_and_blames_nobody() {
     one_slab_done(&rig, &other);
     assert!(matches!(rig.disk.claim(KEY, &rig.scan), ClaimOutcome::Foreign { .. }));
     other.hand_over(KEY, 1);
-    rig.disk.sweep();
+    rig.disk.sweep(false);
     let ClaimOutcome::Won { deaths, adopted, .. } = rig.disk.claim(KEY, &rig.scan) else { panic!("not taken") };
     assert_eq!((deaths, adopted.map(|a| a.records.len())), (0, Some(1)));
 }
@@ -360,4 +360,16 @@ fn a_tombstone_proves_death_and_says_whether_the_scan_may_be_blamed() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+#[test]
+fn a_sweep_leaves_what_may_be_adopted_until_nothing_is_left_to_do() {
+    let rig = rig();
+    let dead = rig.dead();
+    beat(&dead, vec![dead.me.process()]);
+    let staging = one_slab_done(&rig, &dead);
+    rig.disk.sweep(false);
+    assert!(staging.exists(), "a pilot that starts may go on with it");
+    rig.disk.sweep(true);
+    assert!(rig.hidden().is_empty());
 }

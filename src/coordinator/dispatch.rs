@@ -133,7 +133,7 @@ impl Core {
                 threads: at.map_or(1, |w| w.threads),
                 task_memory: self.workers.iter().map(|(_, w)| w.task_memory).min().unwrap_or(1 << 30),
             },
-            task_limit_s: JobContext::TASK_LIMIT_S,
+            task_limit_s: spec.task_limit_s,
             carry: job.records.clone(),
             epoch: job.epoch,
         }

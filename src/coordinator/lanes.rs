@@ -77,6 +77,8 @@ pub trait DiskOrders {
     fn perform(&self, action: Action) -> Option<Action>;
     /// Hands a claim over: its writers are reaped, its parts stay.
     fn hand_over(&self, key: String, generation: u32);
+    /// Removes what nobody will go on with, when nothing is left to do.
+    fn sweep(&self);
     /// Waits until every order given so far is done, at most `longest`; false when that was not enough.
     fn flush(&self, longest: std::time::Duration) -> bool;
 }
@@ -113,6 +115,10 @@ impl DiskOrders for DiskPool {
             other => return Some(other),
         }
         None
+    }
+
+    fn sweep(&self) {
+        self.run("sweep", |disk, _| disk.sweep(true));
     }
 
     fn hand_over(&self, key: String, generation: u32) {

@@ -40,7 +40,7 @@ impl Learned {
         }
         self.next = (self.next + 1) % MEMORY;
         // Sorting for each of 100 000 short tasks a second would cost more than the tasks.
-        if self.recent.len() < MEMORY || self.next % 8 == 0 {
+        if self.recent.len() < MEMORY || self.next.is_multiple_of(8) {
             let mut sorted = self.recent.clone();
             sorted.sort_by(f64::total_cmp);
             let at = ((sorted.len() - 1) as f64 * HIGH).ceil() as usize;

@@ -212,7 +212,7 @@ pub fn run(campaign: &Campaign, id: &str, joined: Joined, options: &Options) -> 
     tracing::info!(pilot = %id, known = known.len(), workers = joined.workers, transport = %joined.name, "pilot starts");
     let pool = io_at("disk threads", DiskPool::spawn(disk.clone(), mailbox.clone()))?;
     let busy = pool.busy();
-    pool.run("sweep", |disk, _| disk.sweep());
+    pool.run("sweep", |disk, _| disk.sweep(false));
 
     let (lines, lines_in) = unbounded();
     let post = mailbox.clone();
@@ -266,6 +266,10 @@ pub fn run(campaign: &Campaign, id: &str, joined: Joined, options: &Options) -> 
     if reaped && !held.is_empty() {
         tracing::info!(jobs = held.len(), "handing over what is not finished");
         held.into_iter().for_each(|(key, generation)| lanes.hand_over(key, generation));
+    }
+    if !drained {
+        // Nothing that is wanted is left to do.
+        lanes.sweep();
     }
     let flushed = lanes.flush(LAST_ORDERS);
     if !flushed {
@@ -327,10 +331,12 @@ fn command(stream: &str, name: &str, version: InputVersion, verdict: Verdict) ->
 
 fn specs(campaign: &Campaign) -> Result<Vec<StreamSpec>, PilotError> {
     let spec = |s: &campaign::Stream| {
-        let recipe = technique::registry(&s.technique).map(|t| t.recipe_at(&s.recipe, campaign.folder()));
+        let found = technique::registry(&s.technique);
+        let recipe =
+            found.map(|t| t.recipe_at(&s.recipe, campaign.folder()).map(|recipe| (t.task_limit_s(&recipe), recipe)));
         // `validate` reported both kinds of mistake with their lines.
-        let recipe = match recipe {
-            Some(Ok(value)) => value.to_string(),
+        let (task_limit_s, recipe) = match recipe {
+            Some(Ok((limit, value))) => (limit, value.to_string()),
             Some(Err(e)) => return io_at("recipe", Err(io::Error::other(e.to_string()))),
             None => return io_at("technique", Err(io::Error::other(s.technique.clone()))),
         };
@@ -344,6 +350,7 @@ fn specs(campaign: &Campaign) -> Result<Vec<StreamSpec>, PilotError> {
                 campaign::Order::Newest => queue::Order::Newest,
             },
             weight: s.weight,
+            task_limit_s,
         })
     };
     campaign.streams.iter().map(spec).collect()

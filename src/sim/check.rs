@@ -155,7 +155,7 @@ impl World {
         let place = StreamPlace { output: "/out/s".into(), pattern: "*.h5".into() };
         let layout = Layout { state: "/state".into() };
         let disk = Disk::new(Arc::new(fs.clone()), Arc::new(host), layout, me, [("s".to_owned(), place)].into());
-        disk.sweep();
+        disk.sweep(true);
         let left: Vec<String> = fs.list("/out/s".as_ref()).map_err(|e| e.to_string())?;
         let left: Vec<String> = left
             .into_iter()

@@ -107,6 +107,7 @@ impl World {
             deadline_s: 600.0,
             order: crate::coordinator::queue::Order::Deadline,
             weight: 1,
+            task_limit_s: 900.0,
         };
         // Outside a fibre nothing fails: a pilot that cannot open its journal does not start.
         let journal = Writer::open(&fs, layout.journal(&id)).ok().map(|w| Arc::new(Mutex::new(w)));
@@ -452,7 +453,7 @@ fn count_every_owner(outcome: ClaimOutcome) -> ClaimOutcome {
 fn obey(disk: &Disk, order: Waiting) -> Out {
     Out::Event(match order {
         None => {
-            disk.sweep();
+            disk.sweep(false);
             return Out::Nothing;
         }
         Some(Action::Claim { job, key, scan }) => Event::Claimed { job, outcome: disk.claim(&key, &scan) },

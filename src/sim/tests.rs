@@ -105,7 +105,7 @@ const CAUGHT: [(Broken, u64); 5] = [
     (Broken::PublishBeforeSync, 1),
     (Broken::LeaseByRemoteClock, 1),
     (Broken::RetryCountedOnPilotEnd, 3),
-    (Broken::AdoptPartsOfLiveWriter, 29),
+    (Broken::AdoptPartsOfLiveWriter, 3),
     (Broken::LinkReplaces, 2),
 ];
 

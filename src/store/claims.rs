@@ -338,8 +338,16 @@ fn fate(
 ///
 /// # Errors
 /// The claim cannot be read; a claim that is not there at all counts as abandoned.
-pub fn is_abandoned(fs: &dyn Fs, host: &dyn Host, layout: &Layout, key: &str, generation: u32) -> io::Result<bool> {
+pub fn is_abandoned(
+    fs: &dyn Fs,
+    host: &dyn Host,
+    layout: &Layout,
+    key: &str,
+    generation: u32,
+    all: bool,
+) -> io::Result<bool> {
     if let Some(Released { kept: true }) = released(fs, layout, key, generation)?
+        && !all
         && !fs.exists(&layout.claim(key, generation + 1))?
     {
         // Finished parts wait here for the next owner, unless nobody will ever ask again.

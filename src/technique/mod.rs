@@ -75,6 +75,11 @@ pub trait Technique: Send + Sync {
         self.recipe(table)
     }
 
+    /// Longest that one task with this recipe may run, seconds. An executor that takes longer is ended as hung.
+    fn task_limit_s(&self, _recipe: &serde_json::Value) -> f64 {
+        JobContext::TASK_LIMIT_S
+    }
+
     /// Roles this technique knows (`dark`, `white`, `angles`); others in a campaign are refused.
     fn roles(&self) -> &'static [&'static str];
 

@@ -50,7 +50,6 @@ pub enum ToWorker {
 }
 
 /// From a worker.
-#[expect(clippy::large_enum_variant, reason = "nearly every message is the large one")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum FromWorker {
     /// First message.

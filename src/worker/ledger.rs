@@ -62,10 +62,8 @@ impl Ledger {
                 let limit_s = job.and_then(|j| self.limits.get(&j)).copied().unwrap_or(JobContext::TASK_LIMIT_S);
                 self.running.insert(*attempt, Running { since: self.now, limit_s });
             }
-            FromWorker::Done { attempt, .. } => {
-                if self.waiting.remove(attempt).is_none() {
-                    self.running.remove(attempt);
-                }
+            FromWorker::Done { attempt, .. } if self.waiting.remove(attempt).is_none() => {
+                self.running.remove(attempt);
             }
             _ => {}
         }

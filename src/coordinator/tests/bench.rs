@@ -16,6 +16,7 @@ pub fn stream(name: &str) -> StreamSpec {
         deadline_s: 600.0,
         order: Order::Deadline,
         weight: 1,
+        task_limit_s: 900.0,
     }
 }
 

@@ -90,6 +90,12 @@ impl Technique for Command {
         self.recipe_at(table, Path::new("/"))
     }
 
+    /// The programs' own limit comes first; beyond it the executor itself must hang.
+    fn task_limit_s(&self, recipe: &serde_json::Value) -> f64 {
+        let own = recipe.get("time_limit_s").and_then(serde_json::Value::as_f64).unwrap_or(0.0);
+        (own * 1.1 + 60.0).max(crate::technique::JobContext::TASK_LIMIT_S)
+    }
+
     fn recipe_at(&self, table: &toml::Table, base: &Path) -> Result<serde_json::Value, RecipeError> {
         let recipe = Recipe::parse(table, base)?;
         serde_json::to_value(recipe).map_err(|e| RecipeError {

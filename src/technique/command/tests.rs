@@ -27,7 +27,9 @@ impl Bench {
             members: vec![FileStamp::from_metadata("a.dat", &meta)],
             ..Scan::default()
         };
-        let recipe = Command.recipe_at(&recipe.parse().unwrap(), dir.path()).unwrap().to_string();
+        let recipe = Command.recipe_at(&recipe.parse().unwrap(), dir.path()).unwrap();
+        let task_limit_s = Command.task_limit_s(&recipe);
+        let recipe = recipe.to_string();
         let job = JobContext {
             job: 1,
             key: "k".into(),
@@ -39,7 +41,7 @@ impl Bench {
             resources: Resources { workers: 2, threads: 3, task_memory: 1 << 30 },
             carry: Vec::new(),
             epoch: 0,
-            task_limit_s: 900.0,
+            task_limit_s,
         };
         Self { dir, job }
     }
@@ -203,4 +205,10 @@ fn a_group_has_no_path_of_its_own() {
     let output = b.all().unwrap();
     let want = PathBuf::from(b.dir.path()).join("in/a.dat").display().to_string();
     assert_eq!(b.files(&output)["logs/run.a2.out"].trim(), want);
+}
+
+#[test]
+fn an_executor_waits_longer_than_the_program_may_run() {
+    let recipe = Command.recipe(&"run = [\"/bin/true\"]\ntime_limit = \"2h\"".parse().unwrap()).unwrap();
+    assert!(Command.task_limit_s(&recipe) > 7200.0);
 }
