@@ -10,4 +10,5 @@ suite! {
     nothing_outlives_a_killed_rank,
     sigterm_to_everybody_drains_quickly,
     a_campaign_under_fire_loses_and_doubles_nothing,
+    a_successor_takes_over_at_once,
 }

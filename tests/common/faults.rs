@@ -136,3 +136,34 @@ pub fn a_campaign_under_fire_loses_and_doubles_nothing(launcher: Launcher) {
     rig.assert_clean();
     assert_eq!(stamps(&rig.path("in")), before, "no input is ever changed");
 }
+
+/// A successor that runs already takes over what a killed pilot held, at once where the death can be proven, and goes on
+/// with its parts. How long a scan waits for that is printed, not asserted.
+pub fn a_successor_takes_over_at_once(launcher: Launcher) {
+    let rig = Rig::new(launcher, "complete = { rule = \"settled\", quiet = \"300ms\" }");
+    let big = ["--size", "128", "--angles", "180", "--slices", "32"];
+    rig.synth("in/scan_0.h5", &big);
+    for n in 1..4 {
+        std::fs::copy(rig.path("in/scan_0.h5"), rig.path(&format!("in/scan_{n}.h5"))).unwrap();
+    }
+    let claims = |generation: &str| {
+        let names = std::fs::read_dir(rig.path("state/claims")).into_iter().flatten().flatten();
+        names.filter(|e| e.file_name().to_string_lossy().ends_with(generation)).count()
+    };
+    let mut first = rig.start(&[]);
+    rig.wait("the first pilot holds something", || claims(".1") > 0);
+    let mut second = rig.start(&["--once"]);
+    rig.wait("the second pilot looks", || {
+        rig.status().is_some_and(|s| s["pilots"].as_array().is_some_and(|p| p.len() == 2))
+    });
+    let held = claims(".1");
+    let killed = Instant::now();
+    first.kill();
+    if rig.published().len() < held {
+        rig.wait("the second takes over", || claims(".2") > 0 || rig.published().len() == 4);
+        eprintln!("taken over {:.1?} after the kill", killed.elapsed());
+    }
+    assert_eq!(second.exit_code(), Some(0), "{}", second.log());
+    assert_eq!(rig.published().len(), 4);
+    rig.assert_clean();
+}

@@ -115,14 +115,19 @@ pub(super) fn bridge(
 }
 
 /// SIGTERM and SIGINT end the pilot within seconds, with nothing waited for; a second one ends the process at once:
-/// starting again loses nothing.
+/// starting again loses nothing. SIGUSR1 (`qsig -s SIGUSR1`) drains in good order.
 pub(super) fn signals(mailbox: Mailbox) -> io::Result<signal_hook::iterator::Handle> {
-    use signal_hook::consts::{SIGINT, SIGTERM};
-    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
+    use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGUSR1])?;
     let handle = signals.handle();
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         let mut asked = false;
-        for _ in &mut signals {
+        for signal in &mut signals {
+            if signal == SIGUSR1 {
+                tracing::info!("draining: SIGUSR1 asks for it");
+                mailbox.post(Event::Drain);
+                continue;
+            }
             if asked {
                 signal_hook::low_level::exit(75);
             }
