@@ -59,3 +59,50 @@ impl Finished {
         self.jobs.get(key).into_iter().flat_map(BTreeMap::values)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::RealFs;
+
+    /// Journals of earlier versions stay readable; their files are never changed, a new form gets a new file.
+    fn replayed(text: &str) -> (Finished, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::open(&RealFs, dir.path()).unwrap();
+        std::fs::write(layout.journal("old"), text).unwrap();
+        (Finished::read(&RealFs, &layout, "old").unwrap(), dir)
+    }
+
+    const KEY: &str = "tomo.scan_001.h5-0123456789ab-00112233";
+
+    #[test]
+    fn journals_without_records_replay_and_say_nothing_is_finished() {
+        let text = include_str!("../../tests/journals/2026-11-22.jsonl");
+        let (finished, _dir) = replayed(text);
+        assert_eq!((finished.damaged, finished.of(KEY).count()), (0, 0));
+        let lines: Vec<_> = text.lines().map(|l| journal::decode(l.as_bytes())).collect();
+        assert!(lines.len() == 8 && lines.iter().all(Option::is_some), "{lines:?}");
+    }
+
+    #[test]
+    fn journals_with_records_name_what_is_finished_and_not_what_was_dropped() {
+        let (finished, _dir) = replayed(include_str!("../../tests/journals/2026-11-25.jsonl"));
+        assert_eq!(finished.damaged, 0);
+        let labels: Vec<&str> = finished.of(KEY).map(|r| r.label.as_str()).collect();
+        assert_eq!(labels, ["slab-00000", "slab-00001"]);
+        assert_eq!(finished.of(&KEY.replace("001", "002")).count(), 0);
+    }
+
+    #[test]
+    fn torn_zero_filled_and_foreign_tails_cost_what_they_hold() {
+        let text = include_str!("../../tests/journals/2026-11-25.jsonl").as_bytes();
+        let whole = |n: usize| text.split_inclusive(|b| *b == b'\n').take(n).map(<[u8]>::len).sum::<usize>();
+        for (tail, damaged) in [(&[0u8; 512][..], 1), (b"{\"seq\":5,\"t_ms\":0,\"ev", 1), (b"\xff\xfe\nhello\n", 2)] {
+            let dir = tempfile::tempdir().unwrap();
+            let layout = Layout::open(&RealFs, dir.path()).unwrap();
+            std::fs::write(layout.journal("old"), [&text[..whole(3)], tail].concat()).unwrap();
+            let finished = Finished::read(&RealFs, &layout, "old").unwrap();
+            assert_eq!((finished.damaged, finished.of(KEY).count()), (damaged, 1));
+        }
+    }
+}
