@@ -12,7 +12,7 @@ use std::time::Duration;
 
 type Work = Box<dyn FnOnce() + Send>;
 
-/// Since when each lane has been in its present order, [`Host::mono`] in milliseconds plus one; 0 between orders.
+/// Since when each lane has been in its present order, `Host::mono` in milliseconds plus one; 0 between orders.
 #[derive(Clone)]
 pub struct Busy(Arc<[AtomicU64; DiskPool::LANES]>);
 

@@ -2,7 +2,7 @@
 //!
 //! Contract: each call is one operation that may fail, hang or end with its effect unknown; callers re-read
 //! after an error instead of trusting it. [`RealFs`] is the filesystem; tests wrap it to fail, and the simulator
-//! ([`crate::sim`]) stops, pauses or kills between any two calls.
+//! (`src/sim`) stops, pauses or kills between any two calls.
 
 use crate::arrivals::scan::FileStamp;
 use std::fs::{File, OpenOptions};

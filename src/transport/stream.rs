@@ -1,6 +1,6 @@
 //! Frames over a byte stream: a rank and its executor.
 //!
-//! Contract: a read takes whatever has come, up to [`READ`] bytes, and many frames are written at once, so that a
+//! Contract: a read takes whatever has come, up to `READ` bytes, and many frames are written at once, so that a
 //! message costs a fraction of a system call. A frame may come in any number of pieces.
 
 use super::frame::{self, FrameError, Message};

@@ -1,9 +1,9 @@
 //! Any executable: once a scan, or `plan`, `item` and `finish`.
 //!
 //! Contract
-//! - Programs are started from argument arrays, never through a shell; see [`template`], [`process`].
+//! - Programs are started from argument arrays, never through a shell; see `template`, `process`.
 //! - What a program writes goes to the folder of its own attempt, `parts/<label>.a<attempt>/`, and is taken over when
-//!   it has ended ([`output`]); its standard output and error go to `logs/`, bounded.
+//!   it has ended (`output`); its standard output and error go to `logs/`, bounded.
 //! - Programs get the scan's own path. That they leave it alone cannot be enforced; executors compare every input with
 //!   its stamps before and after, and discard the result when it changed.
 //!
