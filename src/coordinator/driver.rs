@@ -215,8 +215,8 @@ impl Driver {
             FromWorker::ExecutorDied { reason, running, waiting, culprit } => {
                 let numbers = |of: Vec<u64>| of.into_iter().map(AttemptNo).collect();
                 let (running, waiting) = (numbers(running), numbers(waiting));
-                // Its keeper has reaped it.
-                self.writers.reaped(worker);
+                // It stays among the writers: a keeper that hangs may not have reaped it yet, and who looks for it finds
+                // it dead if it is.
                 at_once(Event::ExecutorDied { worker, reason, running, waiting, culprit: culprit.map(AttemptNo) })
             }
             FromWorker::Bye => {

@@ -1,6 +1,6 @@
 //! The processes of a pilot that may write below staging, as its heartbeat tells others.
 //!
-//! Contract: a process is in the heartbeat on disk before it is given work, and leaves it only when it is reaped. Who
+//! Contract: a process is in the heartbeat on disk before it is given work, and leaves it only with its worker's goodbye. Who
 //! proves every process of a heartbeat dead therefore knows that nothing of that pilot writes any more, and may adopt
 //! what it finished.
 
