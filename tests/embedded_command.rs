@@ -120,6 +120,23 @@ fn a_stream_goes_on_from_anothers_bundles() {
     assert_eq!((code, c.left_in("report").len()), (Some(0), 2), "{log}");
 }
 
+/// Where the pilot's session leader has no number: containers and batch systems with process namespaces.
+#[test]
+fn programs_run_where_the_session_began_outside() {
+    let outside = ["--user", "--map-root-user", "--pid", "--fork", "--mount-proc"];
+    let possible = Command::new("unshare").args(outside).arg("true").output().is_ok_and(|o| o.status.success());
+    if !possible {
+        eprintln!("skipped: this system lets nobody make a process namespace");
+        return;
+    }
+    let c = Campaign::example("command-fan-out.toml");
+    c.numbers("incoming/a.txt", 150);
+    let run = ["run", "campaign.toml", "--once", "--workers", "2"];
+    let output = Command::new("unshare").args(outside).arg(BIN).args(run).current_dir(c.dir.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(c.read("results/sums/a.txt/data/total.txt"), "11325.000000\n");
+}
+
 #[test]
 fn a_group_s_python_is_run() {
     // h5py may be missing here: what is shipped is read by the interpreter, and a script without it is run.

@@ -7,7 +7,7 @@
 //!   which is a subreaper too: [`end_strays`].
 //! - Only processes that a program of ours started are ever signalled.
 
-use rustix::process::{Pid, Signal, WaitOptions, getpgid, getsid, kill_process, kill_process_group, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, kill_process_group, waitpid};
 use std::collections::BTreeSet;
 use std::fs;
 use std::sync::{Mutex, Once, PoisonError, RwLock, RwLockReadGuard};
@@ -100,15 +100,22 @@ pub(super) fn end_group(root: Pid) {
     let _ = kill_process_group(root, Signal::KILL);
 }
 
+/// Session and process group of a process, 0 of this one. Both are 0 where their leader lives outside this container's
+/// process numbers, which `rustix` takes for impossible; negative for a process that is gone.
+fn standing(pid: i32) -> (i32, i32) {
+    // SAFETY: both calls take and return plain numbers.
+    unsafe { (libc::getsid(pid), libc::getpgid(pid)) }
+}
+
 /// After a program was waited for: orphans of ended programs are children of this process's first thread.
 pub(super) fn end_strays(group: Pid) {
     let own = rustix::process::getpid();
     let orphans = || fs::read_to_string(format!("/proc/self/task/{own}/children")).unwrap_or_default();
-    let (session, own_group) = (getsid(None).ok(), getpgid(None).ok());
+    let ours = standing(0);
     for _ in 0..100 {
         // Those of the group were killed already and wait to be buried; most programs leave nobody.
         while let Ok(Some(_)) = rustix::process::waitpgid(group, WaitOptions::NOHANG) {}
-        let foreign = |pid: &Pid| getsid(Some(*pid)).ok() != session || getpgid(Some(*pid)).ok() != own_group;
+        let foreign = |pid: &Pid| standing(pid.as_raw_nonzero().get()) != ours;
         if !pids(&orphans()).any(|p| foreign(&p) && !is_running(p)) {
             return;
         }
