@@ -11,12 +11,11 @@ use crate::coordinator::disk::{Disk, StreamPlace};
 use crate::coordinator::event::*;
 use crate::coordinator::job::job_key;
 use crate::store::Layout;
-use crate::store::claims::{self, Heartbeat, Identity};
-use crate::store::host::Process;
-use crate::store::journal::{Line, Writer, encode};
+use crate::store::claims::Identity;
+use crate::store::journal::{Line, Writer};
 use rand::Rng;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 /// In which phase an order is carried out.
 fn phase_of(order: &Waiting) -> Phase {
@@ -32,7 +31,7 @@ fn phase_of(order: &Waiting) -> Phase {
 }
 
 /// `None` sweeps.
-type Waiting = Option<Action>;
+pub type Waiting = Option<Action>;
 
 pub struct Pilot {
     pub id: String,
@@ -40,25 +39,25 @@ pub struct Pilot {
     pub core: Core,
     pub disk: Arc<Disk>,
     pub host: Arc<SimHost>,
-    journal: Option<Arc<Mutex<Writer>>>,
-    lines: Vec<Line>,
-    group: Arc<Vec<u8>>,
-    journal_busy: bool,
-    durable: u64,
-    held: Vec<Ordered>,
-    lanes: [VecDeque<Waiting>; 4],
-    lane_busy: [bool; 4],
+    pub journal: Option<Arc<Mutex<Writer>>>,
+    pub lines: Vec<Line>,
+    pub group: Arc<Vec<u8>>,
+    pub journal_busy: bool,
+    pub durable: u64,
+    pub held: Vec<Ordered>,
+    pub lanes: [VecDeque<Waiting>; 4],
+    pub lane_busy: [bool; 4],
     pub workers: Vec<usize>,
-    beats: u64,
-    beating: bool,
+    pub beats: u64,
+    pub beating: bool,
     pub no_beat_until: u64,
     pub ends_ms: Option<u64>,
     /// Scans that were announced, with their stamp's change time.
-    known: BTreeMap<usize, i64>,
-    tick_at: u64,
+    pub known: BTreeMap<usize, i64>,
+    pub tick_at: u64,
     pub finishing: bool,
     /// Its claims were handed over, or are being.
-    handed_over: bool,
+    pub handed_over: bool,
 }
 
 const LAYOUT: &str = "/state";
@@ -190,7 +189,7 @@ impl World {
         self.perform(p);
     }
 
-    fn perform(&mut self, p: usize) {
+    pub fn perform(&mut self, p: usize) {
         let durable = self.pilots[p].durable;
         for order in std::mem::take(&mut self.pilots[p].held) {
             if order.after.is_some_and(|seq| seq > durable) {
@@ -201,7 +200,7 @@ impl World {
         }
     }
 
-    fn carry_out(&mut self, p: usize, action: Action) {
+    pub fn carry_out(&mut self, p: usize, action: Action) {
         let delay = self.rng.random_range(100..1500);
         match action {
             Action::Record { seq, entry } => {
@@ -246,14 +245,14 @@ impl World {
     }
 
     /// Messages of one pilot to one worker keep their order.
-    fn send(&mut self, p: usize, worker: usize, message: Message) {
+    pub fn send(&mut self, p: usize, worker: usize, message: Message) {
         debug_assert_eq!(self.workers[worker].pilot, p);
         self.after(500, Ev::ToWorker(worker, message));
     }
 
     // ---- lanes --------------------------------------------------------------------------------------------
 
-    fn queue_order(&mut self, p: usize, lane: usize, order: Waiting) {
+    pub fn queue_order(&mut self, p: usize, lane: usize, order: Waiting) {
         self.pilots[p].lanes[lane].push_back(order);
         self.start_lane(p, lane);
     }
@@ -264,7 +263,7 @@ impl World {
         self.flush_if_idle(p);
     }
 
-    fn start_lane(&mut self, p: usize, lane: usize) {
+    pub fn start_lane(&mut self, p: usize, lane: usize) {
         let pilot = &mut self.pilots[p];
         if pilot.lane_busy[lane] {
             return;
@@ -276,7 +275,7 @@ impl World {
         self.spawn(proc, Purpose::Order(p, lane), phase, move || obey(&disk, order));
     }
 
-    fn flush_if_idle(&mut self, p: usize) {
+    pub fn flush_if_idle(&mut self, p: usize) {
         let pilot = &self.pilots[p];
         let idle = pilot.lanes.iter().all(VecDeque::is_empty) && pilot.lane_busy == [false; 4];
         if pilot.finishing && idle {
@@ -302,136 +301,6 @@ impl World {
             self.spawn_beat(p, true);
         } else {
             self.after(S / 10, Ev::Flushed(p));
-        }
-    }
-
-    // ---- journal ------------------------------------------------------------------------------------------
-
-    pub fn write_journal(&mut self, p: usize) {
-        let pilot = &mut self.pilots[p];
-        if pilot.journal_busy || (pilot.lines.is_empty() && pilot.group.is_empty()) {
-            return;
-        }
-        let mut seq = pilot.durable;
-        if pilot.group.is_empty() {
-            let mut group = Vec::new();
-            for line in pilot.lines.drain(..) {
-                seq = line.seq;
-                encode(&line, &mut group);
-            }
-            pilot.group = Arc::new(group);
-        }
-        pilot.journal_busy = true;
-        let (group, writer, proc) = (pilot.group.clone(), pilot.journal.clone(), pilot.proc);
-        self.spawn(proc, Purpose::Journal(p, seq), Phase::Journalling, move || {
-            let done = writer.map(|w| w.lock().unwrap_or_else(PoisonError::into_inner).append(&group).is_ok());
-            Out::Done(done.unwrap_or(false))
-        });
-    }
-
-    pub fn journalled(&mut self, p: usize, seq: u64, ok: bool) {
-        let pilot = &mut self.pilots[p];
-        pilot.journal_busy = false;
-        if ok {
-            pilot.group = Arc::default();
-            self.after(100, Ev::Durable(p, seq));
-            self.write_journal(p);
-        } else {
-            // The same group again, under the same number.
-            let (group, writer, proc) = (pilot.group.clone(), pilot.journal.clone(), pilot.proc);
-            pilot.journal_busy = true;
-            self.after(100, Ev::ToCore(p, Box::new(Event::StorageTrouble { message: "journal".into() })));
-            self.spawn(proc, Purpose::Journal(p, seq), Phase::Journalling, move || {
-                super::fibre::ask(super::fibre::Ask::Sleep(S));
-                let done = writer.map(|w| w.lock().unwrap_or_else(PoisonError::into_inner).append(&group).is_ok());
-                Out::Done(done.unwrap_or(false))
-            });
-        }
-    }
-
-    // ---- heartbeat ----------------------------------------------------------------------------------------
-
-    pub fn beat(&mut self, p: usize) {
-        if self.pilots[p].finishing {
-            return;
-        }
-        self.after(S, Ev::Beat(p));
-        if self.pilots[p].no_beat_until > self.now || std::mem::replace(&mut self.pilots[p].beating, true) {
-            return;
-        }
-        self.spawn_beat(p, false);
-    }
-
-    fn spawn_beat(&mut self, p: usize, ended: bool) {
-        let pilot = &mut self.pilots[p];
-        pilot.beats += 1;
-        let writers = pilot.workers.iter().map(|w| &self.workers[*w]).map(|w| Process {
-            host: format!("n{}", self.procs[w.proc].node),
-            boot: "boot".into(),
-            pid: w.proc as u32,
-            pid_start: 1,
-        });
-        let writers = writers.collect();
-        let (disk, beat, proc, ends_ms) = (pilot.disk.clone(), pilot.beats, pilot.proc, pilot.ends_ms);
-        let observe = beat % 5 == 0;
-        self.spawn(proc, Purpose::Beat(p, ended), Phase::Beating, move || {
-            let Disk { fs, host, layout, last_beat, me, .. } = &*disk;
-            let at_ms = host.wall_ms();
-            let heartbeat = Heartbeat { identity: me.clone(), beat, at_ms, ended, ends_ms, writers };
-            let began = host.mono();
-            let beaten = claims::beat(&**fs, layout, &heartbeat).is_ok();
-            if beaten {
-                *last_beat.lock().unwrap_or_else(PoisonError::into_inner) = began;
-            }
-            if observe && !ended {
-                let _ = disk.observe_others();
-            }
-            Out::Done(beaten)
-        });
-    }
-
-    pub fn beaten(&mut self, p: usize, last: bool, _ok: bool) {
-        self.pilots[p].beating = false;
-        if last {
-            self.die(self.pilots[p].proc);
-        }
-    }
-
-    // ---- arrivals -----------------------------------------------------------------------------------------
-
-    pub fn poll(&mut self, p: usize, scan: usize) {
-        let at = &self.scans[scan];
-        let Ok(stamp) = self.fs_tree().stat(&at.path) else { return };
-        let settled = self.now >= at.written + 2 * S && self.state_of(scan) != "partial";
-        let early = !self.healed && self.schedule.premature > 0.0 && self.rng.random_bool(self.schedule.premature);
-        let at = &self.scans[scan];
-        if !(settled || early && at.probe) {
-            return self.after(2 * S, Ev::Poll(p, scan));
-        }
-        if self.pilots[p].known.insert(scan, stamp.ctime_ns) == Some(stamp.ctime_ns) {
-            return;
-        }
-        let found = self.scan_now(scan);
-        let check = if self.scans[scan].probe { Check::Probe } else { Check::None };
-        let key = key_of(&found);
-        self.keys.insert(key, self.state_of(scan));
-        self.step(p, Event::Arrived { scan: found, check });
-    }
-
-    /// The scan as a look would find it now.
-    pub fn scan_now(&self, scan: usize) -> Scan {
-        let at = &self.scans[scan];
-        let mut stamp = self.fs_tree().stat(&at.path).expect("it was written");
-        stamp.path = at.name.clone().into();
-        let last_byte_ms = EPOCH_MS + at.written / 1000;
-        Scan {
-            stream: "s".into(),
-            name: at.name.clone(),
-            root: "/watch".into(),
-            members: vec![stamp],
-            roles: BTreeMap::new(),
-            last_byte_ms,
-            complete_ms: last_byte_ms + 2000,
         }
     }
 }
