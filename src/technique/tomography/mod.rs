@@ -5,6 +5,7 @@
 mod batch;
 pub mod center;
 pub mod convention;
+mod cosine;
 pub mod direct;
 pub mod error;
 pub mod filter;
@@ -14,6 +15,7 @@ mod lanes;
 pub mod mask;
 mod median;
 pub mod normalize;
+pub mod paganin;
 pub mod phantom;
 pub mod quadrature;
 pub mod slab;
