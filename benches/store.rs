@@ -9,7 +9,7 @@ use beampilot::coordinator::disk::{Disk, StreamPlace};
 use beampilot::coordinator::event::{ClaimOutcome, Entry};
 use beampilot::coordinator::{job, pilot};
 use beampilot::store::claims::Identity;
-use beampilot::store::journal::{Line, Writer, encode};
+use beampilot::store::journal::{Group, Line, Writer};
 use beampilot::store::records::{Published, put_published};
 use beampilot::store::replay::Finished;
 use beampilot::store::{Fs, Layout, RealFs, RealHost};
@@ -43,7 +43,7 @@ fn claims(root: &Path, layout: &Layout) -> std::io::Result<()> {
     let streams = [("s".to_owned(), StreamPlace { output, pattern: "*.h5".to_owned() })].into();
     let me = Identity::own("bench");
     let disk = Disk::new(Arc::new(RealFs), Arc::new(RealHost), layout.clone(), me, streams);
-    let mut journal = Writer::open(&RealFs, layout.journal("bench-claims"))?;
+    let mut journal = Writer::open(Arc::new(RealFs), layout.journal("bench-claims"), 0)?;
     let (mut claimed, mut recorded) = (Vec::new(), Vec::new());
     for n in 0..CLAIMS {
         let name = format!("scan_{n:05}.h5");
@@ -57,8 +57,8 @@ fn claims(root: &Path, layout: &Layout) -> std::io::Result<()> {
             return Err(std::io::Error::other("a claim was not won"));
         };
         claimed.push(start.elapsed());
-        let mut group = Vec::new();
-        encode(&Line { seq: n as u64 + 1, t_ms: 0, event: Entry::Claimed { job: 1, generation: 1 } }, &mut group);
+        let mut group = Group::default();
+        group.push(&Line { seq: n as u64 + 1, t_ms: 0, event: Entry::Claimed { job: 1, generation: 1 } });
         let start = Instant::now();
         journal.append(&group)?;
         recorded.push(start.elapsed());
@@ -69,11 +69,11 @@ fn claims(root: &Path, layout: &Layout) -> std::io::Result<()> {
 }
 
 fn restart(layout: &Layout) -> std::io::Result<()> {
-    let mut journal = Writer::open(&RealFs, layout.journal("bench-dead"))?;
-    let (mut group, mut seq) = (Vec::new(), 0);
-    let mut line = |event: Entry, group: &mut Vec<u8>| {
+    let mut journal = Writer::open(Arc::new(RealFs), layout.journal("bench-dead"), 0)?;
+    let (mut group, mut seq) = (Group::default(), 0);
+    let mut line = |event: Entry, group: &mut Group| {
         seq += 1;
-        encode(&Line { seq, t_ms: 0, event }, group);
+        group.push(&Line { seq, t_ms: 0, event });
     };
     for n in 0..SCANS as u64 {
         let key = format!("s.scan_{n:05}.h5-{n:012x}-00000000");
@@ -124,6 +124,15 @@ fn restart(layout: &Layout) -> std::io::Result<()> {
         "journal of {SCANS} scans, {} MB: replayed in {:.3} s ({open} finished tasks of an open scan)",
         group.len() >> 20,
         start.elapsed().as_secs_f64()
+    );
+    let start = Instant::now();
+    let freed = journal.compact_if_worth()?;
+    let left = Finished::read(&RealFs, layout, "bench-dead")?.of("s.scan_00001.h5-000000000001-00000000").count();
+    println!(
+        "compaction in {:.3} s: {} MB freed, {} MB left ({left} finished tasks of the open scan)",
+        start.elapsed().as_secs_f64(),
+        freed >> 20,
+        journal.bytes() >> 20
     );
     let start = Instant::now();
     let known = pilot::known(&RealFs, layout)?;

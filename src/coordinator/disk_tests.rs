@@ -248,7 +248,7 @@ fn a_plan() -> crate::technique::plan::Plan {
 /// What a pilot leaves that dies after one of two slabs.
 fn one_slab_done(rig: &Rig, disk: &Disk) -> PathBuf {
     use crate::coordinator::event::Entry;
-    use crate::store::journal::{Line, Writer, encode};
+    use crate::store::journal::{Group, Line, Writer};
     use crate::technique::plan::*;
     let ClaimOutcome::Won { staging, .. } = disk.claim(KEY, &rig.scan) else { panic!("not won") };
     disk.save_plan(KEY, &staging, &a_plan());
@@ -263,11 +263,12 @@ fn one_slab_done(rig: &Rig, disk: &Disk) -> PathBuf {
         Entry::Arrived { job: 1, key: KEY.into(), bytes: 6 },
         Entry::Task { job: 1, label: "slab-0".into(), attempt: 7, worker: 0, record: Some(Box::new(record)) },
     ];
-    let mut group = Vec::new();
+    let mut group = Group::default();
     for (seq, event) in (1..).zip(events) {
-        encode(&Line { seq, t_ms: 0, event }, &mut group);
+        group.push(&Line { seq, t_ms: 0, event });
     }
-    Writer::open(&RealFs, disk.layout.journal(&disk.me.pilot)).unwrap().append(&group).unwrap();
+    let path = disk.layout.journal(&disk.me.pilot);
+    Writer::open(Arc::new(RealFs), path, 0).unwrap().append(&group).unwrap();
     staging
 }
 

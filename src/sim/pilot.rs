@@ -12,7 +12,7 @@ use crate::coordinator::event::*;
 use crate::coordinator::job::job_key;
 use crate::store::Layout;
 use crate::store::claims::Identity;
-use crate::store::journal::{Line, Writer};
+use crate::store::journal::{Group, Line, Writer};
 use rand::Rng;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -41,7 +41,7 @@ pub struct Pilot {
     pub host: Arc<SimHost>,
     pub journal: Option<Arc<Mutex<Writer>>>,
     pub lines: Vec<Line>,
-    pub group: Arc<Vec<u8>>,
+    pub group: Arc<Group>,
     pub journal_busy: bool,
     pub durable: u64,
     pub held: Vec<Ordered>,
@@ -61,6 +61,8 @@ pub struct Pilot {
 }
 
 const LAYOUT: &str = "/state";
+/// Journals here are short, and compacted all the same.
+const COMPACT: u64 = 2048;
 
 impl World {
     pub fn is_up(&self, p: usize) -> bool {
@@ -109,7 +111,8 @@ impl World {
             task_limit_s: 900.0,
         };
         // Outside a fibre nothing fails: a pilot that cannot open its journal does not start.
-        let journal = Writer::open(&fs, layout.journal(&id)).ok().map(|w| Arc::new(Mutex::new(w)));
+        let journal = Writer::open(Arc::new(fs), layout.journal(&id), EPOCH_MS).ok();
+        let journal = journal.map(|w| Arc::new(Mutex::new(w.worth(COMPACT))));
         self.pilots.push(Pilot {
             id,
             proc,

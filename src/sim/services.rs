@@ -9,10 +9,21 @@ use crate::coordinator::disk::Disk;
 use crate::coordinator::event::*;
 use crate::store::claims::{self, Heartbeat};
 use crate::store::host::Process;
-use crate::store::journal::encode;
+use crate::store::journal::{Group, Writer};
 use rand::Rng;
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What the journal's thread does with a group; compaction may fail, what is appended stays.
+fn append(writer: Option<Arc<Mutex<Writer>>>, group: &Group) -> bool {
+    let Some(writer) = writer else { return false };
+    let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
+    let appended = writer.append(group).is_ok();
+    if appended {
+        let _ = writer.compact_if_worth();
+    }
+    appended
+}
 
 impl World {
     // ---- journal ------------------------------------------------------------------------------------------
@@ -24,19 +35,16 @@ impl World {
         }
         let mut seq = pilot.durable;
         if pilot.group.is_empty() {
-            let mut group = Vec::new();
+            let mut group = Group::default();
             for line in pilot.lines.drain(..) {
                 seq = line.seq;
-                encode(&line, &mut group);
+                group.push(&line);
             }
             pilot.group = Arc::new(group);
         }
         pilot.journal_busy = true;
         let (group, writer, proc) = (pilot.group.clone(), pilot.journal.clone(), pilot.proc);
-        self.spawn(proc, Purpose::Journal(p, seq), Phase::Journalling, move || {
-            let done = writer.map(|w| w.lock().unwrap_or_else(PoisonError::into_inner).append(&group).is_ok());
-            Out::Done(done.unwrap_or(false))
-        });
+        self.spawn(proc, Purpose::Journal(p, seq), Phase::Journalling, move || Out::Done(append(writer, &group)));
     }
 
     pub fn journalled(&mut self, p: usize, seq: u64, ok: bool) {
@@ -53,8 +61,7 @@ impl World {
             self.after(100, Ev::ToCore(p, Box::new(Event::StorageTrouble { message: "journal".into() })));
             self.spawn(proc, Purpose::Journal(p, seq), Phase::Journalling, move || {
                 ask(Ask::Sleep(S));
-                let done = writer.map(|w| w.lock().unwrap_or_else(PoisonError::into_inner).append(&group).is_ok());
-                Out::Done(done.unwrap_or(false))
+                Out::Done(append(writer, &group))
             });
         }
     }

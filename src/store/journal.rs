@@ -5,8 +5,20 @@
 //! [`read`] keeps what is whole and says what is not. A failing filesystem is retried: the lines wait in
 //! memory and everything after the last durable byte is written again, because after a failed sync nobody
 //! knows what reached the disk.
+//!
+//! The first line, number 0, says which build writes here and how many lines compaction took out ([`writer`]); the
+//! others keep their numbers, so that a gap in them is no loss.
 
-use super::fs::{Fs, Log};
+mod index;
+pub mod writer;
+
+#[cfg(test)]
+mod compaction_tests;
+
+pub use index::Group;
+pub use writer::Writer;
+
+use super::fs::Fs;
 use crate::coordinator::event::Entry;
 use crossbeam::channel::Receiver;
 use serde::{Deserialize, Serialize};
@@ -66,16 +78,18 @@ pub fn encode(line: &Line, out: &mut Vec<u8>) {
     out.extend_from_slice(format!("{crc:08x}\"}}\n").as_bytes());
 }
 
-/// Reads one line back; `None` when it is torn, foreign or damaged.
-pub fn decode(line: &[u8]) -> Option<Line> {
+/// The bytes that a line's checksum covers; `None` when it is torn, foreign or damaged.
+fn checked(line: &[u8]) -> Option<&[u8]> {
     let text = line.strip_suffix(b"\n").unwrap_or(line);
     let at = text.len().checked_sub(CRC.len() + 10)?;
     let (body, tail) = text.split_at(at);
     let tail = std::str::from_utf8(tail).ok()?.strip_prefix(CRC)?.strip_suffix("\"}")?;
-    if u32::from_str_radix(tail, 16).ok()? != crc32fast::hash(body) {
-        return None;
-    }
-    let mut whole = body.to_vec();
+    (u32::from_str_radix(tail, 16).ok()? == crc32fast::hash(body)).then_some(body)
+}
+
+/// Reads one line back; `None` when it is torn, foreign or damaged.
+pub fn decode(line: &[u8]) -> Option<Line> {
+    let mut whole = checked(line)?.to_vec();
     whole.push(b'}');
     let parsed: Parsed = serde_json::from_slice(&whole).ok()?;
     Some(Line { seq: parsed.seq, t_ms: parsed.t_ms, event: parsed.event })
@@ -111,66 +125,51 @@ pub fn read(fs: &dyn Fs, path: &Path) -> io::Result<Found> {
 
 /// Starts the thread. It ends when the sending side is dropped and everything is durable, or when it is told
 /// to by dropping the receiver of `report`.
+///
+/// # Errors
+/// The journal cannot be opened.
 pub fn spawn(
     fs: &Arc<dyn Fs>,
     path: PathBuf,
     lines: Receiver<Line>,
     report: impl Fn(Durable) -> bool + Send + 'static,
 ) -> io::Result<std::thread::JoinHandle<()>> {
-    let mut writer = Writer::open(&**fs, path)?;
-    std::thread::Builder::new().name("journal".into()).spawn(move || writer.run(&lines, &report))
+    let mut writer = Writer::open(fs.clone(), path, super::records::now_ms())?;
+    std::thread::Builder::new().name("journal".into()).spawn(move || run(&mut writer, &lines, &report))
 }
 
-/// The end of a journal that its owner writes.
-pub struct Writer {
-    path: PathBuf,
-    file: Box<dyn Log>,
-    /// Bytes known to be on disk.
-    durable: u64,
-}
+/// Longest group, bytes: an endless flood must not postpone the sync for ever.
+const GROUP: usize = 4 << 20;
 
-impl Writer {
-    /// Opens a new journal.
-    ///
-    /// # Errors
-    /// What the filesystem says.
-    pub fn open(fs: &dyn Fs, path: PathBuf) -> io::Result<Self> {
-        let file = fs.open_log(&path)?;
-        Ok(Self { path, file, durable: 0 })
-    }
-
-    fn run(&mut self, lines: &Receiver<Line>, report: &impl Fn(Durable) -> bool) {
-        let mut group = Vec::with_capacity(1 << 16);
-        while let Ok(first) = lines.recv() {
-            group.clear();
-            let mut last = first.seq;
-            encode(&first, &mut group);
-            // A bounded group: an endless flood must not postpone the sync for ever.
-            while group.len() < 4 << 20 {
-                let Ok(next) = lines.try_recv() else { break };
-                last = next.seq;
-                encode(&next, &mut group);
-            }
-            while let Err(e) = self.append(&group) {
-                if !report(Durable::Trouble(format!("{}: {e}", self.path.display()))) {
-                    return;
-                }
-                std::thread::sleep(Duration::from_secs(1));
-            }
-            if !report(Durable::UpTo(last)) {
+fn run(writer: &mut Writer, lines: &Receiver<Line>, report: &impl Fn(Durable) -> bool) {
+    // The first line says who writes here, before anything happened.
+    let mut group = Group::default();
+    let mut last = 0;
+    loop {
+        while let Err(e) = writer.append(&group) {
+            if !report(Durable::Trouble(format!("{}: {e}", writer.path().display()))) {
                 return;
             }
+            std::thread::sleep(Duration::from_secs(1));
         }
-    }
-
-    /// Appends whole lines; durable when it returns without error. After an error the same group must be given again.
-    ///
-    /// # Errors
-    /// What the filesystem says.
-    pub fn append(&mut self, group: &[u8]) -> io::Result<()> {
-        self.file.write_tail(self.durable, group)?;
-        self.durable += group.len() as u64;
-        Ok(())
+        if !report(Durable::UpTo(last)) {
+            return;
+        }
+        // After the report: nobody waits for it but what comes next.
+        match writer.compact_if_worth() {
+            Ok(0) => {}
+            Ok(freed) => tracing::debug!(bytes = freed, "the journal was compacted"),
+            Err(e) => tracing::warn!(file = %writer.path().display(), error = %e, "the journal stays as long as it is"),
+        }
+        let Ok(first) = lines.recv() else { return };
+        group.clear();
+        last = first.seq;
+        group.push(&first);
+        while group.len() < GROUP {
+            let Ok(next) = lines.try_recv() else { break };
+            last = next.seq;
+            group.push(&next);
+        }
     }
 }
 
@@ -216,7 +215,9 @@ mod tests {
         drop(tx);
         thread.join().unwrap();
         assert_eq!(reports.lock().unwrap().last(), Some(&Durable::UpTo(500)));
-        assert_eq!(read(&RealFs, &path).unwrap().lines, lines);
+        let found = read(&RealFs, &path).unwrap().lines;
+        let began = Entry::Began { build: crate::BUILD.into(), dropped: 0 };
+        assert_eq!((found[0].seq, &found[0].event, &found[1..]), (0, &began, &lines[..]));
         for line in std::fs::read_to_string(&path).unwrap().lines() {
             let _: serde_json::Value = serde_json::from_str(line).unwrap();
         }

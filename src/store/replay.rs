@@ -94,6 +94,17 @@ mod tests {
     }
 
     #[test]
+    fn compacted_journals_say_what_they_said_before() {
+        let text = include_str!("../../tests/journals/2026-11-25-compacted.jsonl");
+        let (finished, _dir) = replayed(text);
+        assert_eq!(finished.damaged, 0);
+        let labels: Vec<&str> = finished.of(KEY).map(|r| r.label.as_str()).collect();
+        assert_eq!(labels, ["slab-00000", "slab-00001"]);
+        let first = text.lines().next().and_then(|l| journal::decode(l.as_bytes())).unwrap();
+        assert!(first.seq == 0 && matches!(first.event, Entry::Began { dropped: 4, .. }), "{first:?}");
+    }
+
+    #[test]
     fn torn_zero_filled_and_foreign_tails_cost_what_they_hold() {
         let text = include_str!("../../tests/journals/2026-11-25.jsonl").as_bytes();
         let whole = |n: usize| text.split_inclusive(|b| *b == b'\n').take(n).map(<[u8]>::len).sum::<usize>();

@@ -7,10 +7,13 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Entry {
-    /// The pilot began.
+    /// The pilot began. Always the first line, with number 0.
     Began {
         /// Build.
         build: String,
+        /// How many lines compaction took out of this journal so far.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        dropped: u64,
     },
     /// A scan arrived.
     Arrived {
@@ -90,4 +93,9 @@ pub enum Entry {
         /// What came of it.
         outcome: String,
     },
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde asks for a reference.
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
