@@ -9,6 +9,7 @@ use crate::publish::{Publication, find_bundle, publish};
 use crate::store::claims::{self, Identity, Observer, Tried};
 use crate::store::records::{self, Published, Quarantined};
 use crate::store::replay::Finished;
+use crate::store::temporary::Sweep;
 use crate::store::{Fs, Host, Layout, layout, takeover};
 use std::collections::BTreeMap;
 use std::io;
@@ -328,17 +329,21 @@ impl Disk {
     /// With `all`, also what a next owner could still use: right when nothing that is wanted is left to do. Otherwise
     /// unfinished work with a plan waits a day for somebody to go on with it.
     ///
-    /// Removes what dead pilots left in the outputs: staging of claims whose owner is gone, fenced folders, and
-    /// temporaries of dead processes of this host.
+    /// Removes what dead pilots left: staging of claims whose owner is gone and fenced folders in the outputs, and
+    /// temporaries there and in the state folder.
     pub fn sweep(&self, all: bool) {
         let outputs: std::collections::BTreeSet<&Path> = self.streams.values().map(|s| s.output.as_path()).collect();
-        for output in outputs {
+        for output in &outputs {
             for name in self.fs.list(output).unwrap_or_default() {
                 if let Err(e) = self.sweep_one(output, &name, all) {
                     tracing::debug!(folder = %output.display(), name, error = %e, "could not be swept");
                 }
             }
         }
+        let mut temporaries = Sweep::new(&*self.fs, &*self.host, &self.layout);
+        let state = Layout::FOLDERS.iter().map(|folder| self.layout.state.join(folder));
+        let folders = outputs.into_iter().map(Path::to_owned).chain([self.layout.state.clone()]).chain(state);
+        folders.for_each(|folder| temporaries.folder(&folder));
     }
 
     fn sweep_one(&self, output: &Path, name: &str, all: bool) -> io::Result<()> {

@@ -37,6 +37,10 @@ impl World {
                         return Err(format!("{key} is good and was quarantined: {}", self.reason(&key)));
                     }
                 }
+                News::Swept(Some(proc)) if self.procs.get(proc as usize).is_some_and(|p| p.alive) => {
+                    return Err(format!("a temporary of process {proc}, which lives, was swept"));
+                }
+                News::Swept(_) => {}
                 News::Adopted { key, generation } => self.check_adopted(&key, generation)?,
                 News::Claimed { key, generation } => self.check_claimed(&key, generation)?,
             }
@@ -132,7 +136,7 @@ impl World {
         left
     }
 
-    /// A last sweep by one who knows who is dead leaves no unfinished folders.
+    /// A last sweep by one who knows who is dead leaves no unfinished folders and no temporaries.
     fn sweep(&mut self) -> Result<(), String> {
         let fs = SimFs::new(self.tree.clone(), Client { node: 100, beamline: false }, "sweep");
         let host = SimHost {
@@ -156,12 +160,12 @@ impl World {
         let layout = Layout { state: "/state".into() };
         let disk = Disk::new(Arc::new(fs.clone()), Arc::new(host), layout, me, [("s".to_owned(), place)].into());
         disk.sweep(true);
-        let left: Vec<String> = fs.list("/out/s".as_ref()).map_err(|e| e.to_string())?;
-        let left: Vec<String> = left
-            .into_iter()
-            // A probe's temporary that could not be removed is 64 KiB that nobody misses.
-            .filter(|n| n.starts_with('.') && !n.starts_with(".tmp-storage-probe"))
-            .collect();
+        let state = Layout::FOLDERS.map(|f| format!("/state/{f}"));
+        let mut left = Vec::new();
+        for folder in state.iter().map(String::as_str).chain(["/state", "/out/s"]) {
+            let names = fs.list(folder.as_ref()).map_err(|e| e.to_string())?;
+            left.extend(names.into_iter().filter(|n| n.starts_with('.') && !n.starts_with(".released-")));
+        }
         self.check()?;
         if left.is_empty() { Ok(()) } else { Err(format!("left after the last sweep: {left:?}")) }
     }

@@ -48,6 +48,8 @@ struct Inode {
 pub enum News {
     Published(String),
     Quarantined(String),
+    /// A temporary of that process was taken away.
+    Swept(Option<u32>),
     /// A claim above the first generation.
     Claimed {
         key: String,
@@ -273,6 +275,9 @@ impl Tree {
         self.may_change(who, folder, to, replaced);
         self.names(old_folder).remove(old_name);
         self.names(folder).insert(name.to_owned(), id);
+        if name.starts_with(".swept-") {
+            self.news.push(News::Swept(crate::store::temporary::writer(old_name).map(|p| p.pid)));
+        }
         if is_dir && to.starts_with("/out") && !name.starts_with('.') {
             self.freeze(id, to);
         } else if let Some(key) = name.strip_suffix(".json").filter(|_| to.starts_with("/state/quarantine")) {

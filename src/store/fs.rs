@@ -4,11 +4,13 @@
 //! after an error instead of trusting it. [`RealFs`] is the filesystem; tests wrap it to fail, and the simulator
 //! (`src/sim`) stops, pauses or kills between any two calls.
 
+use super::temporary;
 use crate::arrivals::scan::FileStamp;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// See the module.
@@ -43,7 +45,7 @@ pub trait Fs: Send + Sync {
     fn stat(&self, path: &Path) -> io::Result<FileStamp>;
     /// Opens a file for its only writer, made when it is not there; the journal's.
     fn open_log(&self, path: &Path) -> io::Result<Box<dyn Log>>;
-    /// A word that no other process or thread puts into a name.
+    /// A word that no other process or thread puts into a name; it says which process made it ([`temporary::tag`]).
     fn unique(&self) -> String;
 }
 
@@ -134,19 +136,18 @@ impl Fs for RealFs {
         Ok(Box::new(OpenOptions::new().create(true).write(true).truncate(false).open(path)?))
     }
     fn unique(&self) -> String {
-        let n = ASIDE.fetch_add(1, Ordering::Relaxed);
-        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        format!("{host}-{}-{n}", std::process::id())
+        let own = OWN.get_or_init(|| super::claims::Identity::own("").process());
+        temporary::tag(own, ASIDE.fetch_add(1, Ordering::Relaxed))
     }
 }
 
 static ASIDE: AtomicU64 = AtomicU64::new(0);
+static OWN: OnceLock<super::host::Process> = OnceLock::new();
 
 /// A name beside `path` that no other process or thread uses.
 pub fn aside(fs: &dyn Fs, path: &Path) -> PathBuf {
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let short: String = name.chars().take(120).collect();
-    path.with_file_name(format!(".tmp-{short}-{}", fs.unique()))
+    path.with_file_name(temporary::name(&name, &fs.unique()))
 }
 
 /// Replaces a file: written aside, synced, renamed onto its name.

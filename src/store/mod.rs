@@ -11,6 +11,7 @@ pub mod records;
 pub mod replay;
 pub mod requests;
 pub mod takeover;
+pub mod temporary;
 pub mod tombstone;
 
 pub use fs::{Fs, RealFs};
