@@ -142,6 +142,44 @@ fn a_scan_whose_cause_is_gone_is_released_and_published_with_the_edited_recipe()
 }
 
 #[test]
+fn pilots_that_start_after_an_edit_give_older_scans_the_recipe_of_those_that_run() {
+    let rig = rig("[stream.recipe]\ncenter = 30.0");
+    rig.synth("in/a.h5", &[]);
+    ask(&rig, &["request", "hold", "s"]);
+    let mut pilots = vec![rig.start(&[])];
+    wait_explained(&rig, "a.h5", "held");
+    rig.campaign("[stream.recipe]\ncenter = 31.0");
+    // One that starts before the first has noticed the edit, and one after that.
+    pilots.push(rig.start(&[]));
+    let agree = |pilots: usize| {
+        let status = rig.status().unwrap_or_default();
+        let editions = status["pilots"].as_array().into_iter().flatten().map(|p| p["status"]["editions"].clone());
+        let editions: Vec<Value> = editions.collect();
+        let known = editions.iter().all(|e| *e == editions[0] && e.as_array().is_some_and(|e| e.len() == 2));
+        known && editions.len() == pilots
+    };
+    rig.wait("both know the edit", || agree(2));
+    pilots.push(rig.start(&[]));
+    rig.wait("the third does, too", || agree(3));
+    ask(&rig, &["request", "resume", "s", "--wait"]);
+    rig.wait_published("a.h5", 1);
+    rig.synth("in/b.h5", &[]);
+    rig.wait_published("b.h5", 1);
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let published = rig.published();
+    assert!(published.values().all(|bundles| bundles.len() == 1), "{published:?}");
+    let center = |bundle: &str| manifest(Path::new(bundle))["parameters"]["rotation_center_px"].as_f64();
+    assert_eq!((center(&published["a.h5"][0]), center(&published["b.h5"][0])), (Some(30.0), Some(31.0)));
+    for mut pilot in pilots {
+        assert_eq!(pilot.drain(), Some(0));
+    }
+    // Alone, a pilot takes the file as it is.
+    rig.campaign("[stream.recipe]\ncenter = 32.0");
+    let (code, log) = rig.once();
+    assert_eq!((code, rig.published().len()), (Some(0), 2), "{log}");
+}
+
+#[test]
 fn a_wrong_edit_raises_an_alarm_and_work_goes_on() {
     let rig = rig("");
     let mut pilot = rig.start(&[]);

@@ -3,6 +3,7 @@
 //! Starting after a crash and starting are the same code: what is published or in quarantine is read from the
 //! records, everything else is found again by arrivals and claimed anew.
 
+mod editions;
 mod edits;
 mod inbox;
 mod join;
@@ -197,14 +198,18 @@ pub fn run(campaign: &Campaign, id: &str, joined: Joined, options: &Options) -> 
     let first_pilot = io_at("first-pilot record", threads::first_pilot(&*fs, &layout))?;
     let (mailbox, inbox) = Mailbox::new();
     let pulse = Arc::new(AtomicU64::new(0));
-    let streams = specs(campaign)?;
+    let shift = editions::of_shift(&*fs, &layout, campaign, epoch_ms(SystemTime::now()));
+    let told = editions::told(&shift);
+    let (first, later) = editions::begin(shift, campaign);
+    let streams = specs(&first)?;
     let places = campaign.streams.iter().map(|s| {
         let place = StreamPlace { output: s.results(), pattern: s.pattern.source().to_owned() };
         (s.name.clone(), place)
     });
     let disk = Arc::new(Disk::new(fs.clone(), Arc::new(RealHost), layout.clone(), me.clone(), places.collect()));
     let (commands, commands_in) = unbounded();
-    let mut requests = inbox::Inbox::new(disk.clone(), campaign, mailbox.clone(), commands.clone());
+    let mut requests = inbox::Inbox::new(disk.clone(), (first, later), mailbox.clone(), commands.clone());
+    requests.notice(|n| n.editions = told);
     let notices = requests.notices();
     // Before anything else: releases change what is known, holds come before the first claim.
     requests.look(true);

@@ -21,6 +21,9 @@ pub struct PilotStatus {
     pub campaign: String,
     /// Hash of the campaign's snapshot.
     pub campaign_hash: String,
+    /// The editions it works by, oldest first: pilots that start beside it do, too.
+    #[serde(default)]
+    pub editions: Vec<Edition>,
     /// `embedded` or `MPI`.
     pub transport: String,
     /// Start, milliseconds since the epoch.
@@ -36,6 +39,15 @@ pub struct PilotStatus {
     pub arrivals: Vec<ArrivalsView>,
     /// What the core sees.
     pub view: View,
+}
+
+/// An edition of the campaign file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Edition {
+    /// Its recipes count for scans whose last byte is not older, milliseconds since the epoch; 0 for the first.
+    pub since_ms: u64,
+    /// Of its snapshot.
+    pub hash: String,
 }
 
 /// A stream as arrivals see it.

@@ -37,7 +37,9 @@ impl World {
                         return Err(format!("{key} is good and was quarantined: {}", self.reason(&key)));
                     }
                 }
-                News::Swept(Some(proc)) if self.procs.get(proc as usize).is_some_and(|p| p.alive) => {
+                News::Swept(Some(proc))
+                    if self.broken.is_none() && self.procs.get(proc as usize).is_some_and(|p| p.alive) =>
+                {
                     return Err(format!("a temporary of process {proc}, which lives, was swept"));
                 }
                 News::Swept(_) => {}

@@ -10,6 +10,7 @@ use super::inbox::Inbox;
 use super::{specs, validate};
 use crate::campaign::{Campaign, Stream};
 use crate::coordinator::event::Event;
+use crate::report::status::Edition;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -56,45 +57,72 @@ impl Edits {
             return;
         }
         self.hash.clone_from(&edited.hash);
-        // The later of both: a copy may keep an old mtime. The same for every pilot.
-        let since_ms = u64::try_from((now.1 / 1_000_000).max(now.2.saturating_mul(1000))).unwrap_or(0);
-        self.apply(inbox, edited, since_ms);
+        apply(inbox, &edited, since_of(now));
     }
+}
 
-    fn apply(&self, inbox: &mut Inbox, edited: Campaign, since_ms: u64) {
-        if let Err(e) = edited.snapshot(&inbox.campaign.state) {
-            tracing::warn!(error = %e, "the edited campaign could not be kept in the state folder");
+/// When it counts from: the later of both, because a copy may keep an old mtime. The same for every pilot.
+fn since_of(stamp: Stamp) -> u64 {
+    u64::try_from((stamp.1 / 1_000_000).max(stamp.2.saturating_mul(1000))).unwrap_or(0)
+}
+
+/// When the file was edited last, milliseconds since the epoch.
+pub(super) fn edited_ms(file: &Path) -> Option<u64> {
+    stamp(file).map(since_of)
+}
+
+/// Gives the streams of `campaign` the recipes of another edition.
+pub(super) fn take_recipes(campaign: &mut Campaign, edition: &Campaign) {
+    for new in &edition.streams {
+        let old = campaign.streams.iter_mut().find(|s| s.name == new.name && s.technique == new.technique);
+        if let Some(old) = old {
+            old.recipe.clone_from(&new.recipe);
         }
-        let mut alarms = Vec::new();
-        let fixed = needs_another_pilot(&inbox.campaign, &edited);
-        if !fixed.is_empty() {
-            let keys = fixed.join(", ");
-            alarms.push(format!("edits of {keys} take effect with the next pilot; this one runs on without them"));
-        }
-        for new in &edited.streams {
-            let Some(old) = inbox.campaign.streams.iter_mut().find(|s| s.name == new.name) else { continue };
-            if old.technique == new.technique {
-                old.recipe.clone_from(&new.recipe);
-            }
+    }
+}
+
+fn apply(inbox: &mut Inbox, edited: &Campaign, since_ms: u64) {
+    if let Err(e) = edited.snapshot(&inbox.campaign.state) {
+        tracing::warn!(error = %e, "the edited campaign could not be kept in the state folder");
+    }
+    let mut alarms = Vec::new();
+    let fixed = needs_another_pilot(&inbox.campaign, edited);
+    if !fixed.is_empty() {
+        let keys = fixed.join(", ");
+        alarms.push(format!("edits of {keys} take effect with the next pilot; this one runs on without them"));
+    }
+    alarms.extend(follow(inbox, edited, since_ms));
+    let hash = edited.hash.clone();
+    tracing::info!(campaign = %hash, "the campaign file was edited; it counts from now on");
+    inbox.notice(|n| {
+        n.editions.push(Edition { since_ms, hash: hash.clone() });
+        n.campaign_hash = Some(hash);
+    });
+    alarm(inbox, alarms);
+}
+
+/// What a running pilot can follow of an edition; in words what of it does not fit.
+pub(super) fn follow(inbox: &mut Inbox, edited: &Campaign, since_ms: u64) -> Vec<String> {
+    let mut alarms = Vec::new();
+    take_recipes(&mut inbox.campaign, edited);
+    for new in &edited.streams {
+        if let Some(old) = inbox.campaign.streams.iter_mut().find(|s| s.name == new.name) {
             (old.deadline, old.order, old.weight) = (new.deadline, new.order, new.weight);
         }
-        let mut streams = match specs(&inbox.campaign) {
-            Ok(streams) => streams,
-            Err(e) => return alarm(inbox, vec![format!("the edited campaign cannot be used: {e}")]),
-        };
-        for spec in &mut streams {
-            // What people asked for by request stands above the file.
-            match inbox.recipe(&spec.name, &inbox.standing(&spec.name)) {
-                Ok(recipe) => spec.recipe = recipe,
-                Err(why) => alarms.push(format!("stream {}: the requested recipe no longer fits: {why}", spec.name)),
-            }
-        }
-        inbox.mailbox.post(Event::Campaign { streams, since_ms });
-        let hash = edited.hash.clone();
-        tracing::info!(campaign = %hash, "the campaign file was edited; it counts from now on");
-        inbox.notice(|n| n.campaign_hash = Some(hash));
-        alarm(inbox, alarms);
     }
+    let mut streams = match specs(&inbox.campaign) {
+        Ok(streams) => streams,
+        Err(e) => return vec![format!("the edited campaign cannot be used: {e}")],
+    };
+    for spec in &mut streams {
+        // What people asked for by request stands above the file.
+        match inbox.recipe(&spec.name, &inbox.standing(&spec.name)) {
+            Ok(recipe) => spec.recipe = recipe,
+            Err(why) => alarms.push(format!("stream {}: the requested recipe no longer fits: {why}", spec.name)),
+        }
+    }
+    inbox.mailbox.post(Event::Campaign { streams, since_ms });
+    alarms
 }
 
 /// Replaces the alarms shown, and tells each.

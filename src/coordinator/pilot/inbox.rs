@@ -6,6 +6,7 @@
 //! - Whatever stands in a request ends in an answer with a reason: no request stops the thread or the pilot.
 //! - A filesystem that stalls holds up requests only.
 
+use super::editions::Editions;
 use super::threads::Notices;
 use crate::arrivals::ArrivalCommand;
 use crate::campaign::Campaign;
@@ -47,6 +48,8 @@ pub(super) struct Inbox {
     open: BTreeMap<String, Open>,
     fold: Fold,
     notices: Arc<Mutex<Notices>>,
+    /// Editions to take in, each after the requests that are older.
+    editions: Editions,
     trouble: bool,
     /// When it is looked again for what came to its end.
     close_at: Option<Instant>,
@@ -69,13 +72,14 @@ impl InboxHandle {
 impl Inbox {
     pub(super) fn new(
         disk: Arc<Disk>,
-        campaign: &Campaign,
+        (campaign, editions): (Campaign, Editions),
         mailbox: Mailbox,
         commands: Sender<ArrivalCommand>,
     ) -> Self {
         Self {
             disk,
-            campaign: campaign.clone(),
+            campaign,
+            editions,
             mailbox,
             commands,
             seen: BTreeSet::new(),
@@ -137,6 +141,7 @@ impl Inbox {
         let (asked, answered) = requests::ids(&*self.disk.fs, &self.disk.layout)?;
         let new: Vec<String> = asked.difference(&self.seen).cloned().collect();
         for id in new {
+            self.take_editions(requests::id_ms(&id).unwrap_or(u64::MAX));
             let (fs, layout) = (&*self.disk.fs, &self.disk.layout);
             let before = if answered.contains(&id) { requests::outcome(fs, layout, &id) } else { None };
             let before = before.map(|o| o.outcome);
@@ -150,6 +155,7 @@ impl Inbox {
             }
             self.seen.insert(id);
         }
+        self.take_editions(u64::MAX);
         let fold = Fold::of(self.log.values());
         for (stream, held) in changes(&self.fold.held, &fold.held) {
             self.mailbox.post(if held { Event::Hold { stream } } else { Event::Resume { stream } });
@@ -163,6 +169,17 @@ impl Inbox {
         }
         self.fold = fold;
         Ok(())
+    }
+
+    fn take_editions(&mut self, before_ms: u64) {
+        while let Some((since_ms, edition)) = self.editions.pop_front() {
+            if since_ms > before_ms {
+                return self.editions.push_front((since_ms, edition));
+            }
+            for why in super::edits::follow(self, &edition, since_ms) {
+                self.mailbox.post(Event::Alarm { message: why });
+            }
+        }
     }
 
     fn take(&mut self, id: &str, request: Request, before: Option<&str>, first: bool) -> io::Result<()> {
@@ -254,7 +271,7 @@ impl Inbox {
         let stream = self.campaign.stream(stream).ok_or("the stream is unknown")?;
         let merged = requests::merge(&stream.recipe, over)?;
         let technique = technique::registry(&stream.technique).ok_or("the technique is unknown")?;
-        technique.recipe(&merged).map(|v| v.to_string()).map_err(|e| format!("recipe.{e}"))
+        technique.recipe_at(&merged, self.campaign.folder()).map(|v| v.to_string()).map_err(|e| format!("recipe.{e}"))
     }
 
     /// What people want of a stream's recipe from now on.

@@ -9,7 +9,7 @@ use crate::coordinator::event::{Check, Event};
 use crate::coordinator::lanes::Busy;
 use crate::coordinator::view::View;
 use crate::coordinator::writers::Writers;
-use crate::report::status::{self, ArrivalsView, PilotStatus};
+use crate::report::status::{self, ArrivalsView, Edition, PilotStatus};
 use crate::store::claims::{self, Heartbeat};
 use crate::store::{Fs, Layout, fs};
 use crossbeam::channel::{Receiver, Sender, bounded};
@@ -168,6 +168,8 @@ pub(super) struct Notices {
     pub(super) alarms: Vec<String>,
     /// The campaign as it was edited, by its hash.
     pub(super) campaign_hash: Option<String>,
+    /// See [`PilotStatus::editions`].
+    pub(super) editions: Vec<Edition>,
 }
 
 /// Ends the status thread.
@@ -209,6 +211,7 @@ impl StatusWriter {
             identity: disk.me.clone(),
             campaign: campaign.name.clone(),
             campaign_hash: campaign.hash.clone(),
+            editions: Vec::new(),
             transport: transport.to_owned(),
             started_ms: now_ms(),
             written_ms: 0,
@@ -281,6 +284,7 @@ impl StatusWriter {
             // Whoever panicked while holding it left plain text behind.
             let notices = self.watched.notices.lock().unwrap_or_else(PoisonError::into_inner);
             s.alarms.clone_from(&notices.alarms);
+            s.editions.clone_from(&notices.editions);
             if let Some(hash) = &notices.campaign_hash {
                 s.campaign_hash.clone_from(hash);
             }
