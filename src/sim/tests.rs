@@ -103,9 +103,9 @@ fn a_seed_replays_exactly() {
 /// The first seed that noticed each promise broken on purpose; `docs/simulator.md` has the same table.
 const CAUGHT: [(Broken, u64); 5] = [
     (Broken::PublishBeforeSync, 1),
-    (Broken::LeaseByRemoteClock, 1),
+    (Broken::LeaseByRemoteClock, 2),
     (Broken::RetryCountedOnPilotEnd, 3),
-    (Broken::AdoptPartsOfLiveWriter, 3),
+    (Broken::AdoptPartsOfLiveWriter, 26),
     (Broken::LinkReplaces, 2),
 ];
 
