@@ -16,6 +16,7 @@
 mod assemble;
 mod capture;
 mod items;
+mod modules;
 mod output;
 mod process;
 pub mod recipe;
@@ -94,6 +95,11 @@ impl Technique for Command {
     fn task_limit_s(&self, recipe: &serde_json::Value) -> f64 {
         let own = recipe.get("time_limit_s").and_then(serde_json::Value::as_f64).unwrap_or(0.0);
         (own * 1.1 + 60.0).max(crate::technique::JobContext::TASK_LIMIT_S)
+    }
+
+    /// It waits for programs, and hashes with threads of its own.
+    fn uses_pool(&self) -> bool {
+        false
     }
 
     fn recipe_at(&self, table: &toml::Table, base: &Path) -> Result<serde_json::Value, RecipeError> {

@@ -1,6 +1,7 @@
 //! A program of one task: its arguments, its environment, and what its end means.
 
 use super::output;
+use super::modules;
 use super::process::{self, Ended, How, Order};
 use super::recipe::{Program, Recipe};
 use super::template::{Values, expand};
@@ -26,7 +27,7 @@ impl Left {
     /// Takes over what it wrote, and writes what it said.
     pub(super) fn take(&self, ctx: &TaskContext) -> Result<Vec<OutputFile>, Fault> {
         let staging = &ctx.job.staging;
-        let mut files = output::take(staging, &self.folder, &ctx.cancelled)?;
+        let mut files = output::take(staging, &self.folder, ctx.job.resources.threads as usize, &ctx.cancelled)?;
         for (said, ending) in [(&self.ended.out, "out"), (&self.ended.err, "err")] {
             if !said.is_empty() {
                 let name = format!("logs/{}.a{}.{ending}", ctx.task.label, ctx.attempt);
@@ -91,7 +92,7 @@ fn start(
     output::new_folder(&ctx.job.staging, &folder)?;
     let order = Order {
         argv,
-        env: environment(recipe, &values, ctx),
+        env: environment(recipe, &values, ctx)?,
         folder: &values.out,
         time_limit: recipe.time_limit(),
         memory_limit: recipe.memory_limit,
@@ -118,11 +119,15 @@ fn scan_path(ctx: &TaskContext) -> Option<PathBuf> {
     (!scan.members.is_empty() && scan.members.iter().all(belongs)).then(|| scan.root.join(one))
 }
 
-fn environment(recipe: &Recipe, values: &Values<'_>, ctx: &TaskContext) -> Vec<(String, OsString)> {
+fn environment(recipe: &Recipe, values: &Values<'_>, ctx: &TaskContext) -> Result<Vec<(String, OsString)>, Fault> {
     let mut env: Vec<(String, OsString)> = vec![("OMP_NUM_THREADS".to_owned(), values.threads.to_string().into())];
     let passed = recipe.env.iter().map(String::as_str).chain(["CUDA_VISIBLE_DEVICES"]);
     env.extend(passed.filter_map(|name| Some((name.to_owned(), std::env::var_os(name)?))));
     env.extend(recipe.set.iter().map(|(name, value)| (name.clone(), value.into())));
+    // These were loaded over what is set.
+    let modules = modules::of(recipe, ctx)?;
+    env.retain(|(name, _)| !modules.gone.contains(name));
+    env.extend(modules.set.iter().map(|(name, value)| (name.clone(), value.clone())));
     let own = [
         ("SCAN", values.scan.clone().map(PathBuf::into_os_string)),
         ("NAME", Some(values.name.into())),
@@ -136,7 +141,7 @@ fn environment(recipe: &Recipe, values: &Values<'_>, ctx: &TaskContext) -> Vec<(
     ];
     env.extend(own.into_iter().filter_map(|(name, value)| Some((format!("BEAMPILOT_{name}"), value?))));
     env.retain(|(_, value)| !value.as_bytes().contains(&0));
-    env
+    Ok(env)
 }
 
 fn not_started(shown: &str, program: Program, ctx: &TaskContext, e: &std::io::Error) -> Fault {
