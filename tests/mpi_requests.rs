@@ -26,7 +26,10 @@ fn outcomes(rig: &Rig) -> BTreeMap<String, String> {
     let line = |r: &Value| {
         let recipe = r["request"]["recipe"]["center"].as_f64().map_or(String::new(), |c| format!(" {c}"));
         let word = |key: &str| r["request"][key].as_str().unwrap_or_default().to_owned();
-        (format!("{} {}{recipe}", word("do"), word("scan")), r["outcome"]["outcome"].as_str().unwrap_or("none").to_owned())
+        (
+            format!("{} {}{recipe}", word("do"), word("scan")),
+            r["outcome"]["outcome"].as_str().unwrap_or("none").to_owned(),
+        )
     };
     list["requests"].as_array().unwrap().iter().map(line).collect()
 }

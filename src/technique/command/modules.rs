@@ -119,8 +119,7 @@ fn ask(tool: &Path, modules: &[String], base: &Environment, ctx: &TaskContext) -
         let value = OsString::from_vec(value.get(1..)?.to_vec());
         Some((OsStr::from_bytes(name).to_str()?.to_owned(), value))
     };
-    let after: Environment =
-        shown.split(|b| *b == 0).filter_map(pair).filter(|(name, _)| is_variable(name)).collect();
+    let after: Environment = shown.split(|b| *b == 0).filter_map(pair).filter(|(name, _)| is_variable(name)).collect();
     let gone = base.keys().filter(|name| !after.contains_key(*name)).cloned().collect();
     let account = |name: &String| ACCOUNTS.iter().any(|a| name.starts_with(a));
     let set = after.into_iter().filter(|(name, value)| base.get(name) != Some(value) && !account(name)).collect();

@@ -4,7 +4,7 @@
 //! - The program has ended, and so has everything it started. Links, pipes, sockets and devices are refused: nothing
 //!   published may lead out of the bundle. Nothing is opened through a link.
 //! - Every file is hashed as it is read back and synced, and so are its folders, before it is reported.
-//! - An attempt that wrote nothing leaves no folder.
+//! - An attempt that wrote nothing leaves at most an empty folder, for the next one.
 
 use crate::arrivals::names;
 use crate::formats::part::{BLOCK_BYTES, hex};

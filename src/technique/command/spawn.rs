@@ -181,7 +181,7 @@ fn find(name: &OsStr, env: &[(String, OsString)]) -> io::Result<std::path::PathB
     let found = std::env::split_paths(&path)
         .filter(|folder| folder.is_absolute())
         .map(|folder| folder.join(name))
-        .find(|file| file.is_file() && rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok());
+        .find(|file| rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok() && file.is_file());
     found.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))
 }
 

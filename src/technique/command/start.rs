@@ -1,7 +1,8 @@
 //! A program of one task: its arguments, its environment, and what its end means.
 
-use super::output;
+use super::folders::Folder;
 use super::modules;
+use super::output;
 use super::process::{self, Ended, How, Order};
 use super::recipe::{Program, Recipe};
 use super::template::{Values, expand};
@@ -18,16 +19,18 @@ const KEPT: usize = 64 * 1024;
 
 /// What a program that succeeded left.
 pub(super) struct Left {
-    /// Its folder, relative to staging.
-    pub folder: String,
+    pub folder: Folder,
     ended: Ended,
 }
 
 impl Left {
     /// Takes over what it wrote, and writes what it said.
-    pub(super) fn take(&self, ctx: &TaskContext) -> Result<Vec<OutputFile>, Fault> {
+    pub(super) fn take(self, ctx: &TaskContext) -> Result<Vec<OutputFile>, Fault> {
         let staging = &ctx.job.staging;
-        let mut files = output::take(staging, &self.folder, ctx.job.resources.threads as usize, &ctx.cancelled)?;
+        let mut files = match self.folder.keep() {
+            Ok(()) => Vec::new(),
+            Err(folder) => output::take(staging, &folder.relative, ctx.job.resources.threads as usize, &ctx.cancelled)?,
+        };
         for (said, ending) in [(&self.ended.out, "out"), (&self.ended.err, "err")] {
             if !said.is_empty() {
                 let name = format!("logs/{}.a{}.{ending}", ctx.task.label, ctx.attempt);
@@ -47,8 +50,10 @@ fn sync(folder: &Path) -> Result<(), Fault> {
 pub(super) fn plan(ctx: &TaskContext, recipe: &Recipe) -> Result<Vec<u8>, Fault> {
     let left = start(ctx, recipe, Program::Plan, None, None, super::items::PRINTED_MAX)?;
     // What it wrote is not part of any result.
-    let folder = ctx.job.staging.join(&left.folder);
-    std::fs::remove_dir_all(&folder).map_err(|e| Fault::writing(&folder, &e))?;
+    if let Err(folder) = left.folder.keep() {
+        let folder = folder.path();
+        std::fs::remove_dir_all(&folder).map_err(|e| Fault::writing(&folder, &e))?;
+    }
     left.ended.out.whole().filter(|all| all.len() <= super::items::PRINTED_MAX).ok_or_else(|| {
         let most = super::items::PRINTED_MAX >> 20;
         Fault::Input(format!("the plan program printed more than {most} MiB; print one short line an item"))
@@ -75,12 +80,12 @@ fn start(
     keep: usize,
 ) -> Result<Left, Fault> {
     let scan = &ctx.job.scan;
-    let folder = format!("parts/{}.a{}", ctx.task.label, ctx.attempt);
+    let folder = Folder::of(&ctx.job.staging, &ctx.task.label, ctx.attempt)?;
     let values = Values {
         scan: scan_path(ctx),
         files: scan.member_paths().collect(),
         name: &scan.name,
-        out: ctx.job.staging.join(&folder),
+        out: folder.path(),
         items,
         item,
         gpu: recipe.set.get("CUDA_VISIBLE_DEVICES").cloned().or_else(|| std::env::var("CUDA_VISIBLE_DEVICES").ok()),
@@ -89,7 +94,6 @@ fn start(
     };
     let argv = expand(&recipe.template(program), &values)?;
     let shown = argv.first().map(|a| a.display().to_string()).unwrap_or_default();
-    output::new_folder(&ctx.job.staging, &folder)?;
     let order = Order {
         argv,
         env: environment(recipe, &values, ctx)?,
