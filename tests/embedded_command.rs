@@ -187,3 +187,45 @@ fn a_program_ends_with_its_pilot() {
         wait(false);
     }
 }
+
+#[test]
+fn modules_are_loaded_for_programs() {
+    use std::os::unix::fs::PermissionsExt;
+    let c = Campaign::example("command-fan-out.toml");
+    let script = |name: &str, text: String| {
+        std::fs::write(c.path(name), text).unwrap();
+        std::fs::set_permissions(c.path(name), std::fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    // It speaks as Lmod does, and counts how often it is asked.
+    std::fs::create_dir(c.path("soft")).unwrap();
+    let (soft, asked) = (c.path("soft"), c.path("asked"));
+    let load = format!("export PATH={}:$PATH TOOL_LEVEL='very high'; unset TZ;", soft.display());
+    let known = format!("echo x >> {}; echo \"{load}\"", asked.display());
+    let unknown = "echo \"unknown module: $3\" >&2; echo false; exit 1";
+    script("lmod", format!("#!/bin/sh\n[ \"$3\" = tool/1.0 ] || {{ {unknown}; }}\n{known}\n"));
+    script("soft/tool", "#!/bin/sh\necho \"$TOOL_LEVEL $TZ $1\" > level\n".to_owned());
+    let run = |modules: &str| {
+        let text = format!(
+            "[[stream]]\nname = \"s\"\nwatch = \"incoming\"\npattern = \"*.txt\"\ntechnique = \"command\"\n\
+             complete = {{ rule = \"renamed\" }}\n[stream.recipe]\nplan = [\"seq\", \"20\"]\nitem = [\"tool\", \
+             \"{{item}}\"]\nmodules = [\"{modules}\"]\n"
+        );
+        std::fs::write(c.path("campaign.toml"), text).unwrap();
+        let mut pilot = Command::new(BIN);
+        pilot.args(["run", "campaign.toml", "--once", "--workers", "1"]).current_dir(c.dir.path());
+        let output = pilot.env("LMOD_CMD", c.path("lmod")).env("TZ", "UTC").output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    c.numbers("incoming/a.txt", 1);
+    let (code, log) = run("tool/1.0");
+    assert_eq!(code, Some(0), "{log}");
+    assert_eq!(c.read("results/s/a.txt/data/item-00019/level"), "very high  20\n");
+    let asked = c.read("asked").lines().count();
+    assert!(asked <= 2, "once an executor, perhaps once more where two tasks begin at once: {asked}");
+    // What is not there fails with what the tool said.
+    c.numbers("incoming/b.txt", 1);
+    let (code, log) = run("tool/2.0");
+    assert_eq!(code, Some(65), "{log}");
+    let reason = c.status()["quarantined"][0]["reason"].as_str().unwrap().to_owned();
+    assert!(reason.contains("modules tool/2.0 could not be loaded") && reason.contains("unknown module: tool/2.0"));
+}

@@ -96,6 +96,8 @@ pub enum Ask {
     List,
 }
 
+/// Clocks that differ by this much are worth a word.
+const CLOCKS_MS: u64 = 2000;
 /// How often a waiting command looks.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -134,6 +136,11 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
 /// The inbox cannot be written.
 pub fn submit(opened: &Opened, request: Request, wait: bool, json: bool) -> anyhow::Result<Exit> {
     let id = requests::submit(&RealFs, &opened.layout, &who(), &request)?;
+    let ahead_ms = requests::id_ms(&id).unwrap_or(0).saturating_sub(crate::store::records::now_ms());
+    if ahead_ms > CLOCKS_MS {
+        let ahead = crate::report::table::seconds(ahead_ms as f64 * 1e-3);
+        tracing::warn!("the last request is dated {ahead} ahead of this host's clock; this one is dated behind it");
+    }
     let outcome = if wait { Some(answer(opened, &id)?) } else { None };
     let refused = outcome.as_ref().is_some_and(|o| o.outcome == REFUSED);
     if json {

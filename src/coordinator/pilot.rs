@@ -7,6 +7,7 @@ mod editions;
 mod edits;
 mod inbox;
 mod join;
+mod pace;
 mod services;
 mod share;
 mod threads;
@@ -14,6 +15,7 @@ mod threads;
 pub use join::{Executors, Joined, join};
 pub use services::PilotServices;
 
+use self::pace::Pace;
 use super::core::{Core, Limits, StreamSpec};
 use super::disk::{Disk, StreamPlace};
 use super::driver::{Clock, Driver, Mailbox};
@@ -221,7 +223,13 @@ pub fn run(campaign: &Campaign, id: &str, joined: Joined, options: &Options) -> 
 
     let (lines, lines_in) = unbounded();
     let post = mailbox.clone();
-    let journal = io_at("journal", journal::spawn(&fs, layout.journal(id), lines_in, move |d| post.post_durable(d)))?;
+    let pace = Pace::new();
+    let report = move |durable| {
+        let alive = post.post_durable(durable);
+        std::thread::sleep(pace.rest(std::time::Instant::now()));
+        alive
+    };
+    let journal = io_at("journal", journal::spawn(&fs, layout.journal(id), lines_in, report))?;
 
     let (arrival_events, arrivals_in) = bounded(10_000);
     let watches = StreamWatch::all(campaign, first_pilot, options.once);

@@ -164,12 +164,20 @@ pub fn explain(
     };
     let skipped = fold.skipped.contains(&(stream.to_owned(), scan.to_owned()));
     let there = scans::is_there(campaign, stream, scan);
-    let (state, line) = verdict(&e, skipped, there, living().count());
+    let first_pilot = crate::coordinator::pilot::first_pilot_if_any(fs, layout);
+    let arriving = |e: &Explanation| super::arriving::why(campaign, (stream, scan), first_pilot, &e.arrivals);
+    let (state, line) = verdict(&e, skipped, there, living().count(), &arriving);
     (e.state, e.line) = (state.to_owned(), line);
     Ok(e)
 }
 
-fn verdict(e: &Explanation, skipped: bool, there: bool, living: usize) -> (&'static str, String) {
+fn verdict(
+    e: &Explanation,
+    skipped: bool,
+    there: bool,
+    living: usize,
+    arriving: &dyn Fn(&Explanation) -> String,
+) -> (&'static str, String) {
     let known = |owner: Option<&String>| owner.filter(|o| *o != "unknown").cloned();
     // Who works on it knows more than who waits for that.
     let rank = |s: &&Seen| match s.job.phase.as_str() {
@@ -195,17 +203,20 @@ fn verdict(e: &Explanation, skipped: bool, there: bool, living: usize) -> (&'sta
                 let stop = if e.held { "; its stream is held, so nothing new of it is started" } else { "" };
                 let pause = seen.paused.as_ref().map_or(String::new(), |why| format!("; paused: {why}"));
                 let (done, tasks) = (job.done, job.tasks);
-                ("running", format!("{phase}, {done} of {tasks} tasks done{}{stop}{pause}", at(seen)))
+                let failed = failures(e);
+                ("running", format!("{phase}, {done} of {tasks} tasks done{}{failed}{stop}{pause}", at(seen)))
             }
         };
     }
     let published = e.published.last().map_or(0, |p| p.published_ms);
     let quarantined = e.quarantined.last();
     if let Some(q) = quarantined.filter(|q| q.at_ms >= published) {
-        return ("quarantined", format!("in quarantine since {} UTC: {}", when(q.at_ms), q.reason));
+        let again = format!("`quarantine release {}/{}` tries it again", e.stream, e.scan);
+        return ("quarantined", format!("in quarantine since {} UTC: {}; {again}", when(q.at_ms), q.reason));
     }
     if skipped {
-        return ("skipped", "a person asked to leave it out; `request release` takes it in again".to_owned());
+        let again = format!("`request release {}/{}` takes it in again", e.stream, e.scan);
+        return ("skipped", format!("a person asked to leave it out; {again}"));
     }
     if let Some(p) = e.published.last() {
         let lag = p.lag.as_ref().map_or(String::new(), |l| format!(", {} after its last byte", seconds(l.total)));
@@ -221,16 +232,16 @@ fn verdict(e: &Explanation, skipped: bool, there: bool, living: usize) -> (&'sta
     if !there {
         return ("gone", "it is not in the watched folder (any more), and nothing was made of it".to_owned());
     }
-    let (settling, roles) = e.arrivals.iter().fold((0, 0), |(s, r), a| (s.max(a.settling), r.max(a.waiting_role)));
-    let trouble = e.arrivals.iter().find_map(|a| a.trouble.clone());
-    let line = match trouble {
-        Some(trouble) => format!("its folder is in trouble: {trouble}"),
-        None if settling + roles > 0 => format!(
-            "it is not complete by its rule yet, or lacks a companion ({settling} of the stream settle, {roles} lack one)"
-        ),
-        None => "no pilot wants it: it is older than `since`, or does not match `pattern`".to_owned(),
-    };
-    ("arriving", line)
+    ("arriving", arriving(e))
+}
+
+/// What failed since the scan was last claimed.
+fn failures(e: &Explanation) -> String {
+    let claimed = e.history.iter().rposition(|h| h.what == "claimed").unwrap_or(0);
+    let failed: Vec<&Happened> = e.history.iter().skip(claimed).filter(|h| h.what == "failed").collect();
+    let Some(last) = failed.last() else { return String::new() };
+    let tries = if failed.len() == 1 { "a try".to_owned() } else { format!("{} tries", failed.len()) };
+    format!("; {tries} failed, last {} UTC: {}", when(last.at_ms), last.detail)
 }
 
 /// ` in pilot x on host:3`.
@@ -333,7 +344,9 @@ pub fn page(e: &Explanation) -> String {
             let _ = writeln!(out, "    lag {} = {parts}", seconds(l.total));
         }
     }
-    for q in &e.quarantined {
+    // The first line says the last one.
+    let told = usize::from(e.state == "quarantined");
+    for q in e.quarantined.iter().rev().skip(told).rev() {
         let _ = writeln!(out, "  quarantined {} UTC by {}: {}", when(q.at_ms), q.pilot, q.reason);
     }
     for c in &e.claims {
@@ -351,6 +364,10 @@ pub fn page(e: &Explanation) -> String {
     for s in &e.pilots {
         let j = &s.job;
         let late = if j.late { ", late" } else { "" };
+        if j.phase == "elsewhere" {
+            let _ = writeln!(out, "  pilot {} ({}): leaves it to its owner", s.pilot, s.life);
+            continue;
+        }
         let _ = writeln!(
             out,
             "  pilot {} ({}): {}, {}/{} tasks, {} since its last byte{late}",
@@ -374,7 +391,10 @@ pub fn page(e: &Explanation) -> String {
         out.push_str("  what happened (UTC)\n");
     }
     for h in &e.history {
-        let _ = writeln!(out, "    {} {} {} ({})", when(h.at_ms), h.what, h.detail, h.pilot);
+        // Once is enough.
+        let reason = e.quarantined.iter().map(|q| q.reason.as_str()).find(|r| !r.is_empty() && h.detail.contains(*r));
+        let detail = reason.map_or_else(|| h.detail.clone(), |reason| h.detail.replace(reason, "the reason above"));
+        let _ = writeln!(out, "    {} {}: {detail} (pilot {})", when(h.at_ms), h.what, h.pilot);
     }
     out
 }

@@ -57,20 +57,24 @@ fn each_state_has_its_words() {
         ),
         (
             |e| {
-                e.arrivals = vec![status::ArrivalsView { settling: 2, ..Default::default() }];
+                let failed =
+                    |n| Happened { at_ms: n, pilot: "p".into(), what: "failed".into(), detail: format!("no {n}") };
+                let claimed = Happened { what: "claimed".into(), ..failed(1) };
+                (e.history, e.pilots) = (vec![failed(0), claimed, failed(2), failed(3)], vec![seen("computing")]);
             },
-            "arriving",
-            "not complete by its rule",
+            "running",
+            "2 tries failed, last 1970-01-01 00:00:00 UTC: no 3",
         ),
-        (|_| {}, "arriving", "older than `since`"),
+        (|_| {}, "arriving", "it settles"),
     ];
     for (change, state, words) in cases {
         let mut e = empty();
         change(&mut e);
-        let (found, line) = verdict(&e, false, true, 1);
+        let (found, line) = verdict(&e, false, true, 1, &|_| "it settles".to_owned());
         assert!(found == state && line.contains(words), "{state}: {found}: {line}");
     }
-    assert_eq!(verdict(&empty(), true, true, 1).0, "skipped");
-    assert_eq!(verdict(&empty(), false, false, 1).0, "gone");
-    assert_eq!(verdict(&empty(), false, true, 0).0, "no-pilot");
+    let state = |skipped, there, living| verdict(&empty(), skipped, there, living, &|_| String::new()).0;
+    assert_eq!(state(true, true, 1), "skipped");
+    assert_eq!(state(false, false, 1), "gone");
+    assert_eq!(state(false, true, 0), "no-pilot");
 }

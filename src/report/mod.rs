@@ -1,5 +1,6 @@
 //! What people see of pilots: status files, their merge, and progress on a terminal.
 
+mod arriving;
 pub mod explain;
 pub mod progress;
 pub mod scans;

@@ -109,7 +109,7 @@ fn pilot(out: &mut String, p: &PilotReport) {
     }
     out.push_str(&columns(&rows));
     let mut rows = vec![cells(["  scan", "phase", "tasks", "since last byte"])];
-    for job in v.jobs.iter().filter(|j| j.phase != "waiting").take(ROWS) {
+    for job in v.jobs.iter().filter(|j| !matches!(j.phase.as_str(), "waiting" | "elsewhere")).take(ROWS) {
         let late = if job.late { " (late)" } else { "" };
         rows.push(vec![
             format!("  {}/{}", job.stream, job.name),

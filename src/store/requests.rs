@@ -2,8 +2,10 @@
 //!
 //! Contract
 //! - `<id>.json` is one request, made whole (written aside, then linked) and never changed. Ids begin with
-//!   milliseconds since the epoch, so that their order is the order of asking; the log of all of them, folded in that
-//!   order, says which streams are held and which scans are skipped ([`Fold`]), also to a pilot that starts later.
+//!   milliseconds since the epoch, and one that is asked later has a later id, also where its host's clock is behind
+//!   ([`submit`]); so their order is the order of asking. Those that cannot have known of each other have some order,
+//!   the same for every pilot. The log of all of them, folded in that order, says which streams are held and which scans
+//!   are skipped ([`Fold`]), also to a pilot that starts later.
 //! - `<id>.outcome.json` says what came of it. The first one is created; only `accepted` is ever replaced.
 //! - A request is data: it is limited in size, unknown fields are refused, and a scan's name is only ever compared
 //!   with names or escaped, never made into a path.
@@ -193,7 +195,15 @@ fn new_id(at_ms: u64) -> String {
     format!("{at_ms:013}-{:08x}", hash.finish() >> 32)
 }
 
-/// Puts a request into the inbox; returns its id.
+/// The time of a new id: now, but after everything that is in the inbox. Login nodes' clocks differ, and a `resume` that
+/// was dated before its `hold` would do nothing.
+fn next_ms(now_ms: u64, asked: &BTreeSet<String>) -> u64 {
+    let last = asked.last().and_then(|id| id_ms(id)).unwrap_or(0);
+    // Behind the last time that an id can tell, the digits decide.
+    now_ms.max(last + 1).min(9_999_999_999_999)
+}
+
+/// Puts a request into the inbox, after all that are there; returns its id.
 ///
 /// # Errors
 /// A name that is none (`InvalidInput`), or what the filesystem says.
@@ -205,7 +215,7 @@ pub fn submit(fs: &dyn Fs, layout: &Layout, by: &str, request: &Request) -> io::
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("is larger than {MAX_BYTES} bytes")));
     }
     loop {
-        let id = new_id(now_ms());
+        let id = new_id(next_ms(now_ms(), &ids(fs, layout)?.0));
         if create_whole(fs, &file(layout, &id), &bytes)? {
             return Ok(id);
         }

@@ -40,6 +40,24 @@ fn what_is_asked_is_read_back_in_order() {
 }
 
 #[test]
+fn what_is_asked_later_comes_later_whatever_the_clocks_say() {
+    let (_dir, layout) = bench();
+    let (hold, resume) = (Request::Hold { stream: "s".into() }, Request::Resume { stream: "s".into() });
+    // From a host whose clock is an hour ahead.
+    let ahead = format!("{:013}-ab", now_ms() + 3_600_000);
+    assert!(submit_as(&RealFs, &layout, &ahead, "ahead", &hold).unwrap());
+    let now = submit(&RealFs, &layout, "here", &resume).unwrap();
+    assert!(now > ahead, "{now} {ahead}");
+    let found: Vec<Request> = all(&RealFs, &layout).unwrap().into_iter().filter_map(|a| a.request).collect();
+    assert_eq!(found, [hold.clone(), resume]);
+    assert!(Fold::of(&found).held.is_empty());
+    // Even the last time that there is loses nothing.
+    assert!(submit_as(&RealFs, &layout, "9999999999999-ab", "mad", &hold).unwrap());
+    let last = submit(&RealFs, &layout, "here", &hold).unwrap();
+    assert_eq!((id_ms(&last), ids(&RealFs, &layout).unwrap().0.len()), (Some(9_999_999_999_999), 4));
+}
+
+#[test]
 fn what_is_no_request_is_refused_with_the_reason() {
     let deep = format!("{}1{}", "[".repeat(200_000), "]".repeat(200_000));
     let (_dir, layout) = bench();

@@ -61,7 +61,8 @@ pub struct Inspection {
 /// One technique. Every method may be called from several executors at once.
 ///
 /// An executor overlaps tasks: while one is in `compute`, the next is in `load` and the last in `store`.
-/// Each runs inside the executor's rayon pool. A panic is caught and becomes [`Fault::Task`].
+/// Each runs inside the executor's rayon pool, unless [`Technique::uses_pool`] says otherwise. A panic is caught and
+/// becomes [`Fault::Task`].
 pub trait Technique: Send + Sync {
     /// Registry name, as in the campaign file.
     fn name(&self) -> &'static str;
@@ -78,6 +79,12 @@ pub trait Technique: Send + Sync {
     /// Longest that one task with this recipe may run, seconds. An executor that takes longer is ended as hung.
     fn task_limit_s(&self, _recipe: &serde_json::Value) -> f64 {
         JobContext::TASK_LIMIT_S
+    }
+
+    /// Does it compute with rayon? Plans, previews and stages of one that does not run on the executor's own threads,
+    /// which spares two changes of thread a phase.
+    fn uses_pool(&self) -> bool {
+        true
     }
 
     /// Roles this technique knows (`dark`, `white`, `angles`); others in a campaign are refused.

@@ -16,6 +16,7 @@
 //! computation, and a computing thread that waits in a `join` would pick up the next task's read and be stuck in
 //! it; with one or two threads nothing would overlap at all. The price is that decompression competes with
 //! computing for cores; the kernel shares them out, and neither waits for the other's disk.
+//! A technique that only waits for programs ([`Technique::uses_pool`]) runs on the three threads themselves.
 
 use super::hosted::Hosting;
 use super::panics::Book;

@@ -112,7 +112,7 @@ fn load(shared: &Shared, pool: &ThreadPool, work: &mut Work) -> Result<Loaded, F
     let technique = technique(shared, work)?;
     let begin = Instant::now();
     let ctx = &work.ctx;
-    let result = run(shared, pool, work, || match ctx.task.kind {
+    let result = run(shared, pool, technique, work, || match ctx.task.kind {
         TaskKind::Probe => {
             let inspection = technique.inspect(ctx)?;
             let carry = serde_json::json!({ "summary": inspection.summary }).to_string();
@@ -147,7 +147,7 @@ fn compute_all(shared: &Shared, pool: &ThreadPool, from: &Receiver<Handed>, next
         }
         let begin = Instant::now();
         let result = technique(shared, &work)
-            .and_then(|technique| run(shared, pool, &work, || technique.compute(&work.ctx, payload)));
+            .and_then(|technique| run(shared, pool, technique, &work, || technique.compute(&work.ctx, payload)));
         work.timings.compute_s = begin.elapsed().as_secs_f64();
         match result {
             Ok(payload) => {
@@ -167,7 +167,7 @@ fn store_all(shared: &Shared, pool: &ThreadPool, from: &Receiver<Handed>) {
         }
         let begin = Instant::now();
         let result = technique(shared, &work).and_then(|technique| {
-            run(shared, pool, &work, || {
+            run(shared, pool, technique, &work, || {
                 let output = technique.store(&work.ctx, payload)?;
                 match work.ctx.task.kind {
                     TaskKind::Finish => shared.config.services.seal(&work.ctx, output),
@@ -207,14 +207,17 @@ fn technique(shared: &Shared, work: &Work) -> Result<&'static dyn Technique, Fau
     found.ok_or_else(|| Fault::Task(format!("this build has no technique called {name}")))
 }
 
-/// Runs technique code inside the pool; a panic becomes a fault.
+/// Runs technique code inside the pool, where it needs one; a panic becomes a fault. Verifying and sealing always do.
 fn run<T: Send>(
     shared: &Shared,
     pool: &ThreadPool,
+    technique: &dyn Technique,
     work: &Work,
     f: impl FnOnce() -> Result<T, Fault> + Send,
 ) -> Result<T, Fault> {
-    let outcome = catch(&shared.book, || pool.install(f));
+    let own = matches!(work.ctx.task.kind, TaskKind::Plan | TaskKind::Preview | TaskKind::Stage);
+    let here = own && !technique.uses_pool();
+    let outcome = catch(&shared.book, || if here { f() } else { pool.install(f) });
     outcome.unwrap_or_else(|text| {
         let ctx = &work.ctx;
         Err(Fault::Task(format!("{} {}: {text}", ctx.job.technique, ctx.task.label)))

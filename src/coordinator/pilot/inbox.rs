@@ -3,6 +3,8 @@
 //! Contract
 //! - Every pilot takes in every request, and looks at each only once; what is already answered as refused is nobody's.
 //!   Effects on files (a release) are made by whoever comes first, effects on a running pilot by each for itself.
+//! - Several wishes to reprocess one scan are all fulfilled: the core gets one at a time, in the order of asking, and
+//!   the next one when the last has its verdict.
 //! - Whatever stands in a request ends in an answer with a reason: no request stops the thread or the pilot.
 //! - A filesystem that stalls holds up requests only.
 
@@ -33,6 +35,16 @@ struct Open {
     request: Request,
     /// Last digits of the key it makes, where it makes one.
     digits: Option<String>,
+    /// The recipe that it wants, while the core was not told.
+    recipe: Option<String>,
+}
+
+impl Open {
+    /// The scan that it wants again, if it does.
+    fn wants_again(&self) -> Option<(String, String)> {
+        let (stream, scan) = self.request.about();
+        self.digits.as_ref().and(scan).map(|scan| (stream.to_owned(), scan.to_owned()))
+    }
 }
 
 /// See the module.
@@ -46,6 +58,8 @@ pub(super) struct Inbox {
     /// What counts, in the order of asking.
     log: BTreeMap<String, Request>,
     open: BTreeMap<String, Open>,
+    /// Scans about which there is news since [`Inbox::hand_out`].
+    stirred: BTreeSet<(String, String)>,
     fold: Fold,
     notices: Arc<Mutex<Notices>>,
     /// Editions to take in, each after the requests that are older.
@@ -85,6 +99,7 @@ impl Inbox {
             seen: BTreeSet::new(),
             log: BTreeMap::new(),
             open: BTreeMap::new(),
+            stirred: BTreeSet::new(),
             fold: Fold::default(),
             notices: Arc::default(),
             trouble: false,
@@ -168,6 +183,7 @@ impl Inbox {
             });
         }
         self.fold = fold;
+        self.hand_out();
         Ok(())
     }
 
@@ -178,6 +194,33 @@ impl Inbox {
             }
             for why in super::edits::follow(self, &edition, since_ms) {
                 self.mailbox.post(Event::Alarm { message: why });
+            }
+        }
+    }
+
+    /// Tells the core of the next wish for every scan, and arrivals that the scan is wanted. After the fold's events: what
+    /// arrives must find them.
+    fn hand_out(&mut self) {
+        let mut turns: BTreeMap<(String, String), String> = BTreeMap::new();
+        for (id, open) in &self.open {
+            let Some(at) = open.wants_again() else { continue };
+            let told = open.recipe.is_none();
+            // One that the core knows goes before those that were asked earlier and found later.
+            if told || !turns.contains_key(&at) {
+                turns.insert(at, id.clone());
+            }
+        }
+        let stirred = std::mem::take(&mut self.stirred);
+        for (at, id) in turns {
+            let recipe = self.open.get_mut(&id).and_then(|open| open.recipe.take());
+            let told_before = recipe.is_none();
+            let (stream, name) = at.clone();
+            if let Some(recipe) = recipe {
+                let (stream, name) = (stream.clone(), Some(name.clone()));
+                self.mailbox.post(Event::Recipe { stream, name, recipe, salt: id, since_ms: 0 });
+            }
+            if !told_before || stirred.contains(&at) {
+                self.again(&stream, &name);
             }
         }
     }
@@ -207,11 +250,10 @@ impl Inbox {
             },
             Request::Reprocess { recipe, scan: Some(scan), .. } if !over => match self.recipe(&stream, recipe) {
                 Ok(recipe) => {
-                    let digits = recipe_digits(self.technique(&stream), &recipe, id);
-                    let (name, salt) = (Some(scan.clone()), id.to_owned());
-                    self.mailbox.post(Event::Recipe { stream: stream.clone(), name, recipe, salt, since_ms: 0 });
-                    again = Some(scan.clone());
-                    self.open.insert(id.to_owned(), Open { request: request.clone(), digits: Some(digits) });
+                    let digits = Some(recipe_digits(self.technique(&stream), &recipe, id));
+                    self.stirred.insert((stream, scan.clone()));
+                    let open = Open { request: request.clone(), digits, recipe: Some(recipe) };
+                    self.open.insert(id.to_owned(), open);
                     reply = Some((ACCEPTED, "as soon as the scan is complete by its rule".to_owned()));
                 }
                 Err(why) => return self.refuse(id, &line, before, &why),
@@ -222,7 +264,7 @@ impl Inbox {
                     return self.answer(id, &line, REFUSED, why);
                 }
                 self.mailbox.post(Event::Urgent { stream, name: scan.clone() });
-                self.open.insert(id.to_owned(), Open { request: request.clone(), digits: None });
+                self.open.insert(id.to_owned(), Open { request: request.clone(), digits: None, recipe: None });
                 reply = Some((ACCEPTED, "goes before all others".to_owned()));
             }
             Request::Release { scan, .. } if before.is_none() => match self.release(&stream, scan)? {
@@ -344,10 +386,12 @@ impl Inbox {
             }
         }
         for (id, text) in ended {
-            if let Some(open) = self.open.remove(&id) {
+            if let Some(open) = self.open.get(&id) {
                 self.answer(&id, &open.request.line(), DONE, &text)?;
+                self.open.remove(&id);
             }
         }
+        self.hand_out();
         Ok(())
     }
 

@@ -13,8 +13,8 @@ pub(super) struct Capture {
     total: u64,
 }
 
-/// Bytes read at once.
-const BLOCK: usize = 64 * 1024;
+/// Bytes read at once. A pipe holds 64 KiB; most programs say a line or nothing.
+const BLOCK: usize = 16 * 1024;
 
 impl Capture {
     /// Keeps that much of the beginning and of the end.
@@ -34,7 +34,7 @@ impl Capture {
     /// Takes what is there now, at most a few blocks; false at the end of the stream.
     pub(super) fn drain(&mut self, from: &mut impl Read) -> io::Result<bool> {
         let mut block = [0u8; BLOCK];
-        for _ in 0..16 {
+        for _ in 0..64 {
             match from.read(&mut block) {
                 Ok(0) => return Ok(false),
                 Ok(n) => self.put(block.get(..n).unwrap_or(&[])),

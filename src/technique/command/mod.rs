@@ -2,7 +2,7 @@
 //!
 //! Contract
 //! - Programs are started from argument arrays, never through a shell; see `template`, `process`.
-//! - What a program writes goes to the folder of its own attempt, `parts/<label>.a<attempt>/`, and is taken over when
+//! - What a program writes goes to a folder of its own attempt, `parts/<label>.a<attempt>/` (`folders`), and is taken over when
 //!   it has ended (`output`); its standard output and error go to `logs/`, bounded.
 //! - Programs get the scan's own path. That they leave it alone cannot be enforced; executors compare every input with
 //!   its stamps before and after, and discard the result when it changed.
@@ -15,7 +15,9 @@
 
 mod assemble;
 mod capture;
+mod folders;
 mod items;
+mod modules;
 mod output;
 mod process;
 pub mod recipe;
@@ -96,6 +98,11 @@ impl Technique for Command {
         (own * 1.1 + 60.0).max(crate::technique::JobContext::TASK_LIMIT_S)
     }
 
+    /// It waits for programs, and hashes with threads of its own.
+    fn uses_pool(&self) -> bool {
+        false
+    }
+
     fn recipe_at(&self, table: &toml::Table, base: &Path) -> Result<serde_json::Value, RecipeError> {
         let recipe = Recipe::parse(table, base)?;
         serde_json::to_value(recipe).map_err(|e| RecipeError {
@@ -167,13 +174,14 @@ impl Technique for Command {
             .downcast::<Ran>()
             .map_err(|_| Fault::Task("a task was given another technique's data".to_owned()))?;
         let Ran { ended, compute_s } = *ran;
-        let mut files = match &ended {
+        let finished = ended.as_ref().map(|left| left.folder.relative.clone());
+        let mut files = match ended {
             Some(left) => left.take(ctx)?,
             None => Vec::new(),
         };
         let mut carry = String::new();
-        if Work::of(ctx)? == Work::Finish {
-            (files, carry) = assemble::bundle(ctx, ended.map(|left| (left.folder, files)))?;
+        if ctx.task.kind == TaskKind::Finish {
+            (files, carry) = assemble::bundle(ctx, finished.map(|folder| (folder, files)))?;
         }
         let timings = Timings { read_s: 0.0, compute_s, write_s: begin.elapsed().as_secs_f64() };
         Ok(TaskOutput { files, carry, timings, plan: None })

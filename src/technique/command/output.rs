@@ -4,19 +4,19 @@
 //! - The program has ended, and so has everything it started. Links, pipes, sockets and devices are refused: nothing
 //!   published may lead out of the bundle. Nothing is opened through a link.
 //! - Every file is hashed as it is read back and synced, and so are its folders, before it is reported.
-//! - An attempt that wrote nothing leaves no folder.
+//! - An attempt that wrote nothing leaves at most an empty folder, for the next one.
 
 use crate::arrivals::names;
 use crate::formats::part::{BLOCK_BYTES, hex};
 use crate::technique::{Fault, OutputFile};
-use rayon::prelude::*;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// Files of one task.
 const FILES_MAX: usize = 10_000;
@@ -26,28 +26,36 @@ const DEPTH_MAX: usize = 16;
 /// A folder that is made once; the folder above it is made when it is missing, but never staging itself.
 pub(super) fn new_folder(staging: &Path, relative: &str) -> Result<(), Fault> {
     let path = staging.join(relative);
-    if let Some((above, _)) = relative.rsplit_once('/') {
-        let above = staging.join(above);
-        match std::fs::create_dir(&above) {
-            Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(Fault::writing(&above, &e)),
-            _ => {}
+    let made = match (std::fs::create_dir(&path), relative.rsplit_once('/')) {
+        (Err(e), Some((above, _))) if e.kind() == ErrorKind::NotFound => {
+            let above = staging.join(above);
+            match std::fs::create_dir(&above) {
+                Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(Fault::writing(&above, &e)),
+                _ => std::fs::create_dir(&path),
+            }
         }
-    }
-    std::fs::create_dir(&path).map_err(|e| Fault::writing(&path, &e))
+        (made, _) => made,
+    };
+    made.map_err(|e| Fault::writing(&path, &e))
 }
 
 /// Every file below `<staging>/<relative>`, hashed and synced; paths are relative to staging.
-pub(super) fn take(staging: &Path, relative: &str, cancelled: &AtomicBool) -> Result<Vec<OutputFile>, Fault> {
+pub(super) fn take(
+    staging: &Path,
+    relative: &str,
+    threads: usize,
+    cancelled: &AtomicBool,
+) -> Result<Vec<OutputFile>, Fault> {
     let root = staging.join(relative);
+    // Most of those that write nothing leave an empty folder, and `rmdir`, which follows no link, alone says so.
+    if std::fs::remove_dir(&root).is_ok() {
+        return Ok(Vec::new());
+    }
     let found = std::fs::symlink_metadata(&root).map_err(|e| Fault::writing(&root, &e))?;
     if !found.is_dir() {
         return Err(Fault::Input(
             "the program replaced its output folder by something else; write into {out}".to_owned(),
         ));
-    }
-    // Most of those that write nothing leave an empty folder, and `rmdir` alone says so.
-    if std::fs::remove_dir(&root).is_ok() {
-        return Ok(Vec::new());
     }
     let (mut files, mut folders) = (Vec::new(), vec![(relative.to_owned(), 0)]);
     let mut next = 0;
@@ -60,8 +68,7 @@ pub(super) fn take(staging: &Path, relative: &str, cancelled: &AtomicBool) -> Re
         return Ok(Vec::new());
     }
     files.sort();
-    let files: Vec<OutputFile> =
-        files.into_par_iter().map(|f| hashed(staging, f, cancelled)).collect::<Result<_, _>>()?;
+    let files = hash_all(staging, &files, threads, cancelled)?;
     let above = relative.rsplit_once('/').map(|(above, _)| above.to_owned());
     // From the inside out: a folder that is on disk has its content on disk.
     for folder in folders.into_iter().map(|(f, _)| f).rev().chain(above) {
@@ -108,8 +115,43 @@ fn list(
     Ok(())
 }
 
-fn hashed(staging: &Path, relative: String, cancelled: &AtomicBool) -> Result<OutputFile, Fault> {
-    let path = staging.join(&relative);
+/// Hashes files side by side: each is read, hashed and waited for. The result is in the order given.
+fn hash_all(
+    staging: &Path,
+    files: &[String],
+    threads: usize,
+    cancelled: &AtomicBool,
+) -> Result<Vec<OutputFile>, Fault> {
+    let threads = threads.min(files.len()).clamp(1, 8);
+    if threads == 1 {
+        return files.iter().map(|f| hashed(staging, f, cancelled)).collect();
+    }
+    let next = AtomicUsize::new(0);
+    let done = Mutex::new(Vec::with_capacity(files.len()));
+    let work = || {
+        while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let result = hashed(staging, file, cancelled);
+            if result.is_err() {
+                // The others need not begin another one.
+                next.store(files.len(), Ordering::Relaxed);
+            }
+            done.lock().unwrap_or_else(PoisonError::into_inner).push(result);
+        }
+    };
+    std::thread::scope(|scope| {
+        // A thread that cannot be started leaves its share to this one.
+        let started = |_| std::thread::Builder::new().spawn_scoped(scope, work).is_ok();
+        let _ = (1..threads).take_while(|n| started(*n)).count();
+        work();
+    });
+    let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut files = done.into_iter().collect::<Result<Vec<OutputFile>, Fault>>()?;
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(files)
+}
+
+fn hashed(staging: &Path, relative: &str, cancelled: &AtomicBool) -> Result<OutputFile, Fault> {
+    let path = staging.join(relative);
     let fault = |e: std::io::Error| Fault::writing(&path, &e);
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let mut file = File::from(openat(CWD, &path, flags, Mode::empty()).map_err(|e| fault(e.into()))?);
@@ -135,7 +177,7 @@ fn hashed(staging: &Path, relative: String, cancelled: &AtomicBool) -> Result<Ou
     if file.metadata().map_err(fault)?.len() != bytes {
         return Err(Fault::Task(format!("{} changed after the program had ended", path.display())));
     }
-    Ok(OutputFile { path: relative, bytes, sha256: hex(&hash.finalize()) })
+    Ok(OutputFile { path: relative.to_owned(), bytes, sha256: hex(&hash.finalize()) })
 }
 
 /// Moves a file within staging. Whoever repeats it, after a crash or beside a stalled twin, ends with the same.

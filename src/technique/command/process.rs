@@ -65,8 +65,9 @@ const KEPT: usize = 64 * 1024;
 /// It could not be started.
 pub(super) fn run(order: &Order<'_>) -> io::Result<Ended> {
     let begin = Instant::now();
-    let Started { pid, stdout, stderr } = start(order)?;
+    let Started { pid, stdout, stderr, ends } = start(order)?;
     let ended = Guard { pid, ended: false }.watch(order, begin, stdout, stderr);
+    drop(ends);
     tree::leave(pid);
     tree::end_strays(pid);
     ended
@@ -130,9 +131,12 @@ impl Guard {
             }
             let over = pidfd.is_some() && fds.first().is_some_and(|fd| !fd.revents().is_empty());
             drop(fds);
+            if over {
+                break None;
+            }
             serve(&mut stdout, &mut out)?;
             serve(&mut stderr, &mut err)?;
-            if over || (pidfd.is_none() && has_ended(self.pid)?) {
+            if pidfd.is_none() && has_ended(self.pid)? {
                 break None;
             }
             if order.cancelled.load(Ordering::Relaxed) {

@@ -14,13 +14,14 @@ use std::time::Duration;
 use toml::{Table, Value};
 
 /// Every key, for the documentation's test.
-pub const KEYS: [&str; 14] = [
+pub const KEYS: [&str; 15] = [
     "run",
     "plan",
     "item",
     "finish",
     "preview",
     "prefix",
+    "modules",
     "env",
     "set",
     "time_limit",
@@ -84,6 +85,10 @@ pub struct Recipe {
     pub preview: Vec<String>,
     /// In front of every program: a container, `nice`.
     pub prefix: Vec<String>,
+    /// Environment modules that are loaded for every program. Not written out when there are none, as in recipes that
+    /// are older than the key: they stay the same recipes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub modules: Vec<String>,
     /// Variables that programs inherit.
     pub env: Vec<String>,
     /// Variables that are set.
@@ -116,17 +121,9 @@ impl Recipe {
     /// The first mistake.
     pub fn parse(table: &Table, base: &Path) -> Result<Self, RecipeError> {
         if let Some(key) = table.keys().find(|k| !KEYS.contains(&k.as_str())) {
-            return Err(match key.as_str() {
-                "modules" => error(
-                    key,
-                    "environment modules need a shell, and no shell is started",
-                    "load them in the job script and name the variables in env, or write a container or a wrapper \
-                     of your own in prefix",
-                ),
-                _ => match closest(key, KEYS) {
-                    Some(near) => error(key, "no such key in a command recipe", format!("did you mean {near}?")),
-                    None => error(key, "no such key in a command recipe", format!("use one of {}", KEYS.join(", "))),
-                },
+            return Err(match closest(key, KEYS) {
+                Some(near) => error(key, "no such key in a command recipe", format!("did you mean {near}?")),
+                None => error(key, "no such key in a command recipe", format!("use one of {}", KEYS.join(", "))),
             });
         }
         nodes(table)?;
@@ -165,6 +162,7 @@ impl Recipe {
             finish,
             preview,
             prefix: argv(table, "prefix", Program::Run, base)?,
+            modules: modules(table)?,
             env: environment(table)?,
             set: set(table)?,
             time_limit_s: time_limit(table)?,
@@ -235,7 +233,7 @@ fn variable(key: &str, name: &str) -> Result<(), RecipeError> {
             "write a name like PATH",
         ));
     }
-    if LAUNCHERS.iter().any(|l| name.starts_with(l)) {
+    if is_launchers(name) {
         let problem =
             format!("{name} belongs to the MPI launcher: the program would take itself for a rank of this job");
         return Err(error(key, problem, "remove it"));
@@ -244,6 +242,26 @@ fn variable(key: &str, name: &str) -> Result<(), RecipeError> {
         return Err(error(key, format!("{name} is set by beampilot"), "choose another name"));
     }
     Ok(())
+}
+
+/// Does the variable make a program take itself for a rank of this job?
+pub(super) fn is_launchers(name: &str) -> bool {
+    LAUNCHERS.iter().any(|l| name.starts_with(l))
+}
+
+fn modules(table: &Table) -> Result<Vec<String>, RecipeError> {
+    const EXAMPLE: &str = "[\"conda\", \"cray-hdf5/1.12.2.9\"]";
+    let Some(value) = table.get("modules") else { return Ok(Vec::new()) };
+    let names = strings("modules", value, EXAMPLE)?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._+-/=@:~".contains(c);
+    let wrong = |n: &&String| n.is_empty() || n.len() > 256 || n.starts_with('-') || !n.chars().all(plain);
+    match names.iter().find(wrong) {
+        Some(name) => {
+            let problem = format!("\"{}\" is no module's name", name.escape_debug());
+            Err(error("modules", problem, format!("write modules = {EXAMPLE}: one name a text, and no options")))
+        }
+        None => Ok(names),
+    }
 }
 
 fn environment(table: &Table) -> Result<Vec<String>, RecipeError> {
@@ -351,6 +369,10 @@ mod tests {
         assert_eq!(r.run, ["/c/bin/go", "{scan}", "/c/x"]);
         assert_eq!((r.time_limit_s, r.memory_limit, r.exit.reject), (3600.0, 2 << 30, vec![65]));
         assert_eq!(parse("run = [\"go\"]").unwrap().run, ["go"]);
+        // A recipe without modules is the one it was before there were any.
+        let written = |text: &str| serde_json::to_string(&parse(text).unwrap()).unwrap();
+        assert!(!written("run = [\"go\"]").contains("modules"));
+        assert!(written("run = [\"go\"]\nmodules = [\"a/1\"]").contains("\"modules\":[\"a/1\"]"));
     }
 
     #[test]
@@ -364,7 +386,9 @@ mod tests {
             ("plan = [\"a\"]", "add item"),
             ("item = [\"a\"]", "add plan"),
             ("run = [\"a\"]\nfinish = [\"b\"]", "finish: is only for plan and item"),
-            ("run = [\"a\"]\nmodules = [\"x\"]", "modules: environment modules need a shell"),
+            ("run = [\"a\"]\nmodules = \"x y\"", "modules: expected an array of texts"),
+            ("run = [\"a\"]\nmodules = [\"x; y\"]", "\"x; y\" is no module's name"),
+            ("run = [\"a\"]\nmodules = [\"-f\"]", "and no options"),
             ("run = [\"a\"]\nnodes = 2", "one program over several nodes is not supported"),
             ("run = [\"a\"]\ntime_limt = \"3m\"", "did you mean time_limit?"),
             ("run = [\"a\"]\ntime_limit = \"soon\"", "is not a duration"),

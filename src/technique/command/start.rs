@@ -1,5 +1,7 @@
 //! A program of one task: its arguments, its environment, and what its end means.
 
+use super::folders::Folder;
+use super::modules;
 use super::output;
 use super::process::{self, Ended, How, Order};
 use super::recipe::{Program, Recipe};
@@ -17,16 +19,18 @@ const KEPT: usize = 64 * 1024;
 
 /// What a program that succeeded left.
 pub(super) struct Left {
-    /// Its folder, relative to staging.
-    pub folder: String,
+    pub folder: Folder,
     ended: Ended,
 }
 
 impl Left {
     /// Takes over what it wrote, and writes what it said.
-    pub(super) fn take(&self, ctx: &TaskContext) -> Result<Vec<OutputFile>, Fault> {
+    pub(super) fn take(self, ctx: &TaskContext) -> Result<Vec<OutputFile>, Fault> {
         let staging = &ctx.job.staging;
-        let mut files = output::take(staging, &self.folder, &ctx.cancelled)?;
+        let mut files = match self.folder.keep() {
+            Ok(()) => Vec::new(),
+            Err(folder) => output::take(staging, &folder.relative, ctx.job.resources.threads as usize, &ctx.cancelled)?,
+        };
         for (said, ending) in [(&self.ended.out, "out"), (&self.ended.err, "err")] {
             if !said.is_empty() {
                 let name = format!("logs/{}.a{}.{ending}", ctx.task.label, ctx.attempt);
@@ -46,8 +50,10 @@ fn sync(folder: &Path) -> Result<(), Fault> {
 pub(super) fn plan(ctx: &TaskContext, recipe: &Recipe) -> Result<Vec<u8>, Fault> {
     let left = start(ctx, recipe, Program::Plan, None, None, super::items::PRINTED_MAX)?;
     // What it wrote is not part of any result.
-    let folder = ctx.job.staging.join(&left.folder);
-    std::fs::remove_dir_all(&folder).map_err(|e| Fault::writing(&folder, &e))?;
+    if let Err(folder) = left.folder.keep() {
+        let folder = folder.path();
+        std::fs::remove_dir_all(&folder).map_err(|e| Fault::writing(&folder, &e))?;
+    }
     left.ended.out.whole().filter(|all| all.len() <= super::items::PRINTED_MAX).ok_or_else(|| {
         let most = super::items::PRINTED_MAX >> 20;
         Fault::Input(format!("the plan program printed more than {most} MiB; print one short line an item"))
@@ -74,12 +80,12 @@ fn start(
     keep: usize,
 ) -> Result<Left, Fault> {
     let scan = &ctx.job.scan;
-    let folder = format!("parts/{}.a{}", ctx.task.label, ctx.attempt);
+    let folder = Folder::of(&ctx.job.staging, &ctx.task.label, ctx.attempt)?;
     let values = Values {
         scan: scan_path(ctx),
         files: scan.member_paths().collect(),
         name: &scan.name,
-        out: ctx.job.staging.join(&folder),
+        out: folder.path(),
         items,
         item,
         gpu: recipe.set.get("CUDA_VISIBLE_DEVICES").cloned().or_else(|| std::env::var("CUDA_VISIBLE_DEVICES").ok()),
@@ -88,10 +94,9 @@ fn start(
     };
     let argv = expand(&recipe.template(program), &values)?;
     let shown = argv.first().map(|a| a.display().to_string()).unwrap_or_default();
-    output::new_folder(&ctx.job.staging, &folder)?;
     let order = Order {
         argv,
-        env: environment(recipe, &values, ctx),
+        env: environment(recipe, &values, ctx)?,
         folder: &values.out,
         time_limit: recipe.time_limit(),
         memory_limit: recipe.memory_limit,
@@ -118,11 +123,15 @@ fn scan_path(ctx: &TaskContext) -> Option<PathBuf> {
     (!scan.members.is_empty() && scan.members.iter().all(belongs)).then(|| scan.root.join(one))
 }
 
-fn environment(recipe: &Recipe, values: &Values<'_>, ctx: &TaskContext) -> Vec<(String, OsString)> {
+fn environment(recipe: &Recipe, values: &Values<'_>, ctx: &TaskContext) -> Result<Vec<(String, OsString)>, Fault> {
     let mut env: Vec<(String, OsString)> = vec![("OMP_NUM_THREADS".to_owned(), values.threads.to_string().into())];
     let passed = recipe.env.iter().map(String::as_str).chain(["CUDA_VISIBLE_DEVICES"]);
     env.extend(passed.filter_map(|name| Some((name.to_owned(), std::env::var_os(name)?))));
     env.extend(recipe.set.iter().map(|(name, value)| (name.clone(), value.into())));
+    // These were loaded over what is set.
+    let modules = modules::of(recipe, ctx)?;
+    env.retain(|(name, _)| !modules.gone.contains(name));
+    env.extend(modules.set.iter().map(|(name, value)| (name.clone(), value.clone())));
     let own = [
         ("SCAN", values.scan.clone().map(PathBuf::into_os_string)),
         ("NAME", Some(values.name.into())),
@@ -136,7 +145,7 @@ fn environment(recipe: &Recipe, values: &Values<'_>, ctx: &TaskContext) -> Vec<(
     ];
     env.extend(own.into_iter().filter_map(|(name, value)| Some((format!("BEAMPILOT_{name}"), value?))));
     env.retain(|(_, value)| !value.as_bytes().contains(&0));
-    env
+    Ok(env)
 }
 
 fn not_started(shown: &str, program: Program, ctx: &TaskContext, e: &std::io::Error) -> Fault {

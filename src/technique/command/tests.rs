@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-struct Bench {
+pub(super) struct Bench {
     dir: tempfile::TempDir,
     job: JobContext,
 }
 
 impl Bench {
-    fn new(recipe: &str) -> Self {
+    pub(super) fn new(recipe: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         std::fs::create_dir(at("staging")).unwrap();
@@ -46,7 +46,11 @@ impl Bench {
         Self { dir, job }
     }
 
-    fn script(&self, name: &str, text: &str) {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(super) fn script(&self, name: &str, text: &str) {
         use std::os::unix::fs::PermissionsExt;
         let path = self.dir.path().join(name);
         std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
@@ -58,9 +62,16 @@ impl Bench {
         TaskContext { job, task, attempt, host: "h".into(), rank: 0, cancelled: Default::default() }
     }
 
+    pub(super) fn some_task(&self) -> TaskContext {
+        let kind = TaskKind::Stage;
+        self.ctx(TaskSpec { label: "t".into(), kind, params: Vec::new(), cost: 1.0, bytes_in: 0 }, 1)
+    }
+
     fn plan(&self) -> Result<Plan, Fault> {
         let task = TaskSpec { label: "plan".into(), kind: TaskKind::Plan, params: Vec::new(), cost: 1.0, bytes_in: 0 };
-        Command.plan(&self.ctx(task, 1))
+        // Every try has a number of its own.
+        static TRIES: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1000);
+        Command.plan(&self.ctx(task, TRIES.fetch_add(1, std::sync::atomic::Ordering::Relaxed)))
     }
 
     fn task(&self, task: &TaskSpec, attempt: u64) -> Result<TaskOutput, Fault> {

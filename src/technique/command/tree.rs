@@ -7,7 +7,9 @@
 //!   which is a subreaper too: [`end_strays`].
 //! - Only processes that a program of ours started are ever signalled.
 
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, kill_process_group, waitpid};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process, kill_process_group, waitid, waitpid,
+};
 use std::collections::BTreeSet;
 use std::fs;
 use std::sync::{Mutex, Once, PoisonError, RwLock, RwLockReadGuard};
@@ -109,14 +111,21 @@ fn standing(pid: i32) -> (i32, i32) {
 
 /// After a program was waited for: orphans of ended programs are children of this process's first thread.
 pub(super) fn end_strays(group: Pid) {
+    // Most programs leave nobody, and most often no other one runs: one call says so.
+    let none = waitid(WaitId::All, WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT);
+    if matches!(none, Err(rustix::io::Errno::CHILD)) {
+        return;
+    }
     let own = rustix::process::getpid();
     let orphans = || fs::read_to_string(format!("/proc/self/task/{own}/children")).unwrap_or_default();
     let ours = standing(0);
-    for _ in 0..100 {
+    for _ in 0..2000 {
         // Those of the group were killed already and wait to be buried; most programs leave nobody.
         while let Ok(Some(_)) = rustix::process::waitpgid(group, WaitOptions::NOHANG) {}
         let foreign = |pid: &Pid| standing(pid.as_raw_nonzero().get()) != ours;
-        if !pids(&orphans()).any(|p| foreign(&p) && !is_running(p)) {
+        let anybody = || pids(&orphans()).any(|p| foreign(&p) && !is_running(p));
+        // The kernel may leave one out of the list while others come and go.
+        if !anybody() && !anybody() {
             return;
         }
         let _all_are_entered = SPAWNING.write().unwrap_or_else(PoisonError::into_inner);
