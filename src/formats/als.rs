@@ -137,8 +137,14 @@ pub(crate) fn complete(h5: &Rc<H5>, parts: &mut Parts) -> Result<(), Fault> {
 enum Named {
     Projection(usize),
     /// Taken at a projection.
-    Flat { at: usize, index: usize },
-    Dark { at: usize, index: usize },
+    Flat {
+        at: usize,
+        index: usize,
+    },
+    Dark {
+        at: usize,
+        index: usize,
+    },
 }
 
 fn named(name: &str, scan: &str) -> Option<Named> {

@@ -10,11 +10,11 @@
 //! `…/detection_system/objective/resolution`) in the unit of its `units` attribute. Without one, millimetres,
 //! as ALS writes them. A size outside 1 nm – 1 mm is ignored, with a note.
 
-use super::{als, angles};
 use super::h5::{H5, attribute, read_number, read_string};
 use super::links::{Lookup, lookup};
 use super::source::{FrameList, Parts};
 use super::stack::FrameStack;
+use super::{als, angles};
 use crate::technique::Fault;
 use std::collections::BTreeMap;
 use std::rc::Rc;

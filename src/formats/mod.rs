@@ -12,6 +12,8 @@ pub mod angles;
 pub(crate) mod chunks;
 pub(crate) mod data_exchange;
 pub(crate) mod h5;
+#[cfg(test)]
+mod layout_tests;
 pub(crate) mod links;
 pub(crate) mod nxtomo;
 pub mod part;

@@ -55,7 +55,11 @@ impl Bitshuffle {
             _ => return None,
         };
         let (element, block) = (at(2), at(3));
-        ((1..=ELEMENT_MAX).contains(&element) && block.is_multiple_of(EIGHT)).then_some(Self { element, block, packing })
+        ((1..=ELEMENT_MAX).contains(&element) && block.is_multiple_of(EIGHT)).then_some(Self {
+            element,
+            block,
+            packing,
+        })
     }
 
     fn default_block(self) -> usize {
@@ -124,6 +128,7 @@ pub(crate) struct Scratch {
 }
 
 /// By the definition: slow, and obviously right. `input` and `out` hold the same whole number of eights.
+#[cfg(test)]
 pub(crate) fn plain(input: &[u8], element: usize, out: &mut [u8]) {
     out.fill(0);
     let row = input.len() / (element * EIGHT);
@@ -232,9 +237,9 @@ fn gather(rows: &[u8], row: usize, plane: &mut [u8]) {
     let (head, tail) = plane.split_at_mut(full * STEP * EIGHT);
     for (i, out) in head.as_chunks_mut::<{ STEP * EIGHT }>().0.iter_mut().enumerate() {
         let mut words: [Words; 8] = std::array::from_fn(|k| {
-            let bytes = wide[k].get(i).map_or([[0; 8]; LANES], |b| {
-                std::array::from_fn(|l| std::array::from_fn(|j| b[8 * l + j]))
-            });
+            let bytes = wide[k]
+                .get(i)
+                .map_or([[0; 8]; LANES], |b| std::array::from_fn(|l| std::array::from_fn(|j| b[8 * l + j])));
             bytes.map(u64::from_le_bytes)
         });
         transpose(&mut words, false);

@@ -91,8 +91,7 @@ pub(crate) fn blosc(input: &[u8], out: &mut [u8]) -> Result<(), String> {
     }
     // SAFETY: the input was validated to be as long as its header says, the output has room for the stated bytes; this
     // variant keeps no global state and starts no thread for 1.
-    let got =
-        unsafe { blosc_src::blosc_decompress_ctx(input.as_ptr().cast(), out.as_mut_ptr().cast(), out.len(), 1) };
+    let got = unsafe { blosc_src::blosc_decompress_ctx(input.as_ptr().cast(), out.as_mut_ptr().cast(), out.len(), 1) };
     match usize::try_from(got) {
         Ok(got) => filled("Blosc", got, out.len()),
         Err(_) => Err(format!("Blosc: damaged, or packed by a codec other than blosclz, LZ4, zlib and zstd ({got})")),

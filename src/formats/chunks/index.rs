@@ -13,8 +13,8 @@ use super::pipeline::Pipeline;
 use crate::formats::h5::read_fault;
 use crate::formats::stack::Sample;
 use crate::technique::Fault;
-use hdf5::Dataset;
-use hdf5_sys::{h5d, h5p, h5s};
+use hdf5::{Dataset, Dataspace};
+use hdf5_sys::{h5d, h5p};
 use std::collections::VecDeque;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -117,8 +117,9 @@ fn make(asked: &Asked<'_>, size: u64) -> Result<Option<Chunks>, Fault> {
     if asked.dataset.num_chunks() != Some(count) {
         return Ok(None);
     }
+    let space = asked.dataset.space().map_err(broken)?;
     for i in 0..count {
-        let Some((offset, entry)) = info(asked.dataset, i, asked.chunk.len()) else { return Ok(None) };
+        let Some((offset, entry)) = info(asked.dataset, &space, i, asked.chunk.len()) else { return Ok(None) };
         let place: [usize; 3] = std::array::from_fn(|d| offset[d] as usize / shape[d].max(1));
         if (0..3).any(|d| place[d] >= grid[d]) {
             return Ok(None);
@@ -166,18 +167,18 @@ fn partial_unfiltered(plist: &hdf5::plist::DatasetCreate) -> bool {
 }
 
 /// Chunk `index` in the library's own order: its offset in elements, frames first, and where it lies.
-fn info(dataset: &Dataset, index: usize, rank: usize) -> Option<([u64; 3], Entry)> {
+fn info(dataset: &Dataset, space: &Dataspace, index: usize, rank: usize) -> Option<([u64; 3], Entry)> {
     let mut offset = [0u64; 3];
     let (mut mask, mut address, mut bytes) = (0u32, 0u64, 0u64);
     // A single frame is a stack of one.
     let first = 3usize.checked_sub(rank)?;
     let place = offset.get_mut(first..)?.as_mut_ptr();
-    // SAFETY: the identifier is live while `dataset` is borrowed; `place` has room for as many numbers as the dataset has
+    // SAFETY: the identifiers are live while `dataset` and `space` are borrowed; `place` has room for as many numbers as the dataset has
     // dimensions, the others for one each; the library's lock is held.
     let got = hdf5::sync::sync(|| unsafe {
         h5d::H5Dget_chunk_info(
             dataset.id(),
-            h5s::H5S_ALL,
+            space.id(),
             index as u64,
             place,
             &raw mut mask,

@@ -226,7 +226,8 @@ impl Chunks {
                     pool.spawn(move |_| {
                         let kept = || scratches.lock().unwrap_or_else(PoisonError::into_inner);
                         let mut scratch = kept().pop().unwrap_or_default();
-                        let done = jobs.get(i).map_or(Ok(()), |job| self.unpack(job, &bytes, rows, target, &mut scratch));
+                        let done =
+                            jobs.get(i).map_or(Ok(()), |job| self.unpack(job, &bytes, rows, target, &mut scratch));
                         kept().push(scratch);
                         match done {
                             Ok(()) => _ = decoded.fetch_add(1, Ordering::Relaxed),
