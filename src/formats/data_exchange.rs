@@ -10,11 +10,11 @@
 //! `…/detection_system/objective/resolution`) in the unit of its `units` attribute. Without one, millimetres,
 //! as ALS writes them. A size outside 1 nm – 1 mm is ignored, with a note.
 
-use super::angles;
 use super::h5::{H5, attribute, read_number, read_string};
 use super::links::{Lookup, lookup};
 use super::source::{FrameList, Parts};
 use super::stack::FrameStack;
+use super::{als, angles};
 use crate::technique::Fault;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -47,17 +47,20 @@ pub(crate) fn read(h5: &Rc<H5>, looked: &mut Vec<String>) -> Result<Option<Parts
     };
     let pixel_size_cm = pixel_size(h5, &PIXEL_SIZES, Some(0.1), &mut notes)?;
     let metadata = strings(h5, &METADATA)?;
-    Ok(Some(Parts {
+    let mut parts = Parts {
         layout: "data-exchange",
         projections,
         flats_before,
         flats_after: None,
+        flats_between: Vec::new(),
         darks,
         angles,
         pixel_size_cm,
         metadata,
         notes,
-    }))
+    };
+    als::complete(h5, &mut parts)?;
+    Ok(Some(parts))
 }
 
 fn rotation(h5: &Rc<H5>, count: usize) -> Result<Option<(Vec<f64>, String)>, Fault> {
@@ -75,9 +78,7 @@ fn rotation(h5: &Rc<H5>, count: usize) -> Result<Option<(Vec<f64>, String)>, Fau
         return Ok(Some((angles, format!("{GROUP}/rotation_start and rotation_step"))));
     }
     if let Some(range) = number("range")? {
-        let step = range / (count.max(2) - 1) as f64;
-        let angles = (0..count).map(|i| -(i as f64) * step).collect();
-        return Ok(Some((angles, format!("{GROUP}/range, negated"))));
+        return Ok(Some((als::angles(count, range), format!("{GROUP}/range, negated"))));
     }
     Ok(None)
 }

@@ -15,6 +15,7 @@ use crate::technique::Fault;
 use hdf5::types::{FixedAscii, FixedUnicode, TypeDescriptor, VarLenAscii, VarLenUnicode};
 use hdf5::{Container, Dataset};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// An open file and where its links may lead.
 pub(crate) struct H5 {
@@ -25,6 +26,8 @@ pub(crate) struct H5 {
     pub root: PathBuf,
     /// Bytes on disk when it was opened.
     pub size: u64,
+    /// For reading without the library.
+    pub raw: Arc<std::fs::File>,
 }
 
 impl H5 {
@@ -55,7 +58,7 @@ impl H5 {
                 ))
             })
         })?;
-        Ok(Self { file, path: resolved, root, size: meta.len() })
+        Ok(Self { file, path: resolved, root, size: meta.len(), raw: Arc::new(raw) })
     }
 }
 

@@ -7,9 +7,13 @@
 //! - [`part`] and [`volume`] write results: own file per attempt, hashed from memory, synced.
 //! - The HDF5 library works behind one lock. Pixels bypass it wherever the layout allows.
 
+pub(crate) mod als;
 pub mod angles;
+pub(crate) mod chunks;
 pub(crate) mod data_exchange;
 pub(crate) mod h5;
+#[cfg(test)]
+mod layout_tests;
 pub(crate) mod links;
 pub(crate) mod nxtomo;
 pub mod part;
@@ -20,6 +24,8 @@ pub mod superblock;
 #[cfg(test)]
 mod tests;
 pub mod throttle;
+pub(crate) mod tiff;
+pub(crate) mod tiff_folder;
 pub mod volume;
 
 pub use source::{Companions, FrameList, TomoHeader, TomoSource};

@@ -150,6 +150,7 @@ fn read_layout(h5: &Rc<H5>, layout: &Layout, data: Found, key: &Found) -> Result
         projections: list(projections),
         flats_before: Some(list(before)),
         flats_after: Some(list(after)),
+        flats_between: Vec::new(),
         darks: Some(list(darks)),
         angles,
         pixel_size_cm,

@@ -21,7 +21,8 @@ pub fn check(source: &TomoSource) -> Result<(), Fault> {
     for list in source.lists() {
         list.stack.check_allocated()?;
     }
-    let flats = source.flats_before.iter().chain(&source.flats_after);
+    let between = source.flats_between.iter().map(|(_, list)| list);
+    let flats = source.flats_before.iter().chain(&source.flats_after).chain(between);
     for list in std::iter::once(&source.projections).chain(flats) {
         if let Some(frame) = blank(list)? {
             return Err(Fault::NotYet(format!(

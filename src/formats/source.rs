@@ -11,7 +11,7 @@
 use super::h5::H5;
 use super::links::{Lookup, lookup};
 use super::stack::{FrameStack, Sample, same_shape};
-use super::{angles, data_exchange, nxtomo};
+use super::{als, angles, data_exchange, nxtomo, tiff_folder};
 use crate::arrivals::scan::Scan;
 use crate::technique::Fault;
 use serde::{Deserialize, Serialize};
@@ -65,7 +65,7 @@ impl FrameList {
 /// What the headers of a scan say.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TomoHeader {
-    /// `data-exchange`, `nxtomo`, `nexus-diad`.
+    /// `data-exchange`, `als-832`, `als-832-legacy`, `nxtomo`, `nexus-diad`, `tiff`.
     pub layout: String,
     /// One per projection, degrees.
     pub angles_deg: Vec<f64>,
@@ -79,6 +79,8 @@ pub struct TomoHeader {
     pub flats_before: usize,
     /// Flats taken after.
     pub flats_after: usize,
+    /// Flats taken in between.
+    pub flats_between: usize,
     /// Darks.
     pub darks: usize,
     /// How a pixel of the projections is stored.
@@ -109,8 +111,14 @@ impl TomoHeader {
             self.rows,
             self.columns,
             self.darks,
-            self.flats_before + self.flats_after
+            self.flats()
         )
+    }
+
+    /// Flats in all.
+    #[must_use]
+    pub fn flats(&self) -> usize {
+        self.flats_before + self.flats_after + self.flats_between
     }
 }
 
@@ -140,6 +148,8 @@ pub(crate) struct Parts {
     pub projections: FrameList,
     pub flats_before: Option<FrameList>,
     pub flats_after: Option<FrameList>,
+    /// With the projection before which they were taken.
+    pub flats_between: Vec<(usize, FrameList)>,
     pub darks: Option<FrameList>,
     /// `None`: the file has none and the layout allows to assume them. A fault counts only when no companion
     /// gives the angles.
@@ -159,6 +169,8 @@ pub struct TomoSource {
     pub flats_before: Option<FrameList>,
     /// Flats after.
     pub flats_after: Option<FrameList>,
+    /// Flats taken during the scan, with the projection before which that was.
+    pub flats_between: Vec<(usize, FrameList)>,
     /// Darks.
     pub darks: Option<FrameList>,
 }
@@ -171,15 +183,20 @@ impl TomoSource {
     /// beamline scientist.
     pub fn open(path: &Path, root: &Path, companions: &Companions) -> Result<Self, Fault> {
         let h5 = Rc::new(H5::open(path, root)?);
-        let mut parts = read_parts(&h5)?;
+        let parts = read_parts(&h5)?;
+        Self::with_companions(&h5.path, &h5.root, parts, companions)
+    }
+
+    fn with_companions(path: &Path, root: &Path, mut parts: Parts, companions: &Companions) -> Result<Self, Fault> {
         let beside = |file: &Path| -> PathBuf {
             // A companion may lie under another root of the campaign; its links then stay in its own folder.
-            if file.starts_with(&h5.root) { h5.root.clone() } else { file.parent().unwrap_or(file).to_owned() }
+            if file.starts_with(root) { root.to_owned() } else { file.parent().unwrap_or(file).to_owned() }
         };
         if let Some(file) = &companions.white {
             let white = Rc::new(H5::open(file, &beside(file))?);
             parts.flats_before = Some(companion_frames(&white, Kind::White)?);
             parts.flats_after = None;
+            parts.flats_between.clear();
         }
         if let Some(file) = &companions.dark {
             let dark = Rc::new(H5::open(file, &beside(file))?);
@@ -189,27 +206,48 @@ impl TomoSource {
             let count = parts.projections.frames.len();
             parts.angles = Ok(Some((angles::from_companion(file, &beside(file), count)?, file.display().to_string())));
         }
-        Self::assemble(&h5.path, parts)
+        Self::assemble(path, parts)
     }
 
-    /// Opens a [`Scan`]: its one HDF5 file (of several, the one NeXus master), with the companions in its roles.
+    /// Opens a [`Scan`]: its one HDF5 file (of several, the one NeXus master) or its TIFF files, with the companions in
+    /// its roles.
     ///
     /// # Errors
     /// As [`TomoSource::open`].
     pub fn of(scan: &Scan) -> Result<Self, Fault> {
-        Self::open(&main_file(scan)?, &scan.root, &Companions::of(scan))
+        let companions = Companions::of(scan);
+        let files: Vec<PathBuf> = scan.member_paths().collect();
+        if files.iter().any(|f| tiff_folder::is_tiff(f)) && !files.iter().any(|f| is_hdf5(f)) {
+            let parts = tiff_folder::read(&files, &scan.root, &scan.name, companions.angles.is_some())?;
+            let path = scan.root.join(&scan.name);
+            return Self::with_companions(&path, &scan.root, parts, &companions);
+        }
+        Self::open(&main_file(scan)?, &scan.root, &companions)
     }
 
     fn assemble(path: &Path, parts: Parts) -> Result<Self, Fault> {
         let at = path.display();
-        let Parts { layout, projections, flats_before, flats_after, darks, angles, pixel_size_cm, metadata, mut notes } =
-            parts;
+        let Parts {
+            layout,
+            projections,
+            flats_before,
+            flats_after,
+            flats_between,
+            darks,
+            angles,
+            pixel_size_cm,
+            metadata,
+            mut notes,
+        } = parts;
         let stack = Arc::clone(&projections.stack);
         let (rows, columns) = (stack.rows, stack.columns);
         for (what, list) in [("flat", &flats_before), ("flat", &flats_after), ("dark", &darks)] {
             if let Some(list) = list {
                 same_shape(what, &list.stack, rows, columns)?;
             }
+        }
+        for (_, list) in &flats_between {
+            same_shape("flat", &list.stack, rows, columns)?;
         }
         let count = projections.frames.len();
         let (angles_deg, angles_from) = match angles? {
@@ -239,6 +277,7 @@ impl TomoSource {
             columns,
             flats_before: number(&flats_before),
             flats_after: number(&flats_after),
+            flats_between: flats_between.iter().map(|(_, l)| l.frames.len()).sum(),
             darks: number(&darks),
             sample: stack.sample,
             chunk: match &stack.storage {
@@ -255,6 +294,7 @@ impl TomoSource {
             projections,
             flats_before: kept(flats_before),
             flats_after: kept(flats_after),
+            flats_between,
             darks: kept(darks),
         })
     }
@@ -264,6 +304,7 @@ impl TomoSource {
         std::iter::once(&self.projections)
             .chain(self.flats_before.iter())
             .chain(self.flats_after.iter())
+            .chain(self.flats_between.iter().map(|(_, list)| list))
             .chain(&self.darks)
     }
 
@@ -272,10 +313,15 @@ impl TomoSource {
     /// # Errors
     /// [`Fault::Input`] naming what was looked for.
     pub fn check_flats(&self) -> Result<(), Fault> {
-        if self.flats_before.is_some() || self.flats_after.is_some() {
+        if self.flats_before.is_some() || self.flats_after.is_some() || !self.flats_between.is_empty() {
             return Ok(());
         }
-        let wanted = if self.header.layout == "data-exchange" { "/exchange/data_white" } else { "image_key 1" };
+        let wanted = match self.header.layout.as_str() {
+            "data-exchange" | "als-832" => "/exchange/data_white",
+            "als-832-legacy" => "datasets <scan>bak_….tif",
+            "tiff" => "files named flat…",
+            _ => "image_key 1",
+        };
         Err(Fault::Input(format!(
             "{}: no flat fields ({wanted}) in the file; record them, or give the stream a `white` companion, or set normalize = false for data that is normalised already",
             self.projections.stack.file().display()
@@ -291,8 +337,11 @@ fn read_parts(h5: &Rc<H5>) -> Result<Parts, Fault> {
     if let Some(parts) = nxtomo::read(h5, &mut looked)? {
         return Ok(parts);
     }
+    if let Some(parts) = als::read_legacy(h5, &mut looked)? {
+        return Ok(parts);
+    }
     Err(Fault::Input(format!(
-        "{}: no projections found; expected Data Exchange (/exchange/data) or NXtomo (entry/instrument/detector/data with image_key). {}",
+        "{}: no projections found; expected Data Exchange (/exchange/data), NXtomo (entry/instrument/detector/data with image_key) or a group of ALS 8.3.2. {}",
         h5.path.display(),
         looked.join("; ")
     )))
@@ -301,6 +350,11 @@ fn read_parts(h5: &Rc<H5>) -> Result<Parts, Fault> {
 enum Kind {
     White,
     Dark,
+}
+
+/// Is this an HDF5 file, by its name?
+fn is_hdf5(path: &Path) -> bool {
+    path.extension().and_then(|e| e.to_str()).is_some_and(|e| ["h5", "hdf5", "hdf", "nxs"].contains(&e))
 }
 
 /// The file of a scan that holds its frames.

@@ -1,17 +1,19 @@
-//! A stack of detector frames: one dataset `[frame, row, column]`, and the fast ways to read parts of it.
+//! A stack of detector frames: one dataset `[frame, row, column]`, or a dataset or TIFF file for each frame; and the
+//! fast ways to read parts of it.
 //!
 //! Contract
 //! - Extents are checked against sane bounds before anything is allocated by them, and contiguous data
 //!   against the size of its file.
 //! - Contiguous, unfiltered, little-endian data is read with `pread` from several threads, without the HDF5
-//!   library and its one lock. Everything else goes through the library by hyperslab, in batches of about
-//!   `BATCH_BYTES`, so that the lock is never held for long.
+//!   library and its one lock; so is chunked data with filters that [`super::chunks`] knows. Everything else goes
+//!   through the library by hyperslab, in batches of about `BATCH_BYTES`, so that the lock is never held for long.
 //! - Values come out as f32, as stored: no scaling, no repair of NaN. u32 and f64 lose what f32 cannot hold.
 //! - A row range and a list of frames may be any subset; frames come out in the order of the list.
 
+use super::chunks::{Chunks, index, pipeline::Pipeline};
 use super::h5::{read_fault, short};
 use super::links::Found;
-use super::throttle;
+use super::{throttle, tiff};
 use crate::technique::Fault;
 use hdf5::plist::dataset_create::Layout;
 use hdf5::types::{FloatSize, IntSize, TypeDescriptor};
@@ -22,6 +24,8 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// Threads that wait for `pread`. They mostly wait, so there may be more of them than cores; a parallel
 /// filesystem needs several requests in flight to give its bandwidth.
@@ -29,9 +33,9 @@ const READERS: usize = 8;
 /// One read through the library.
 const BATCH_BYTES: usize = 32 << 20;
 /// No detector has more pixels along a side.
-const SIDE_MAX: usize = 1 << 17;
+pub(crate) const SIDE_MAX: usize = 1 << 17;
 /// No scan has more frames.
-const FRAMES_MAX: usize = 1 << 24;
+pub(crate) const FRAMES_MAX: usize = 1 << 24;
 /// The library decompresses whole chunks in memory.
 const CHUNK_BYTES_MAX: usize = 1 << 30;
 
@@ -81,7 +85,7 @@ impl Sample {
     }
 
     /// Little-endian bytes to f32; the slices match in length.
-    fn decode(self, bytes: &[u8], out: &mut [f32]) {
+    pub(crate) fn decode(self, bytes: &[u8], out: &mut [f32]) {
         fn each<const N: usize>(bytes: &[u8], out: &mut [f32], f: impl Fn([u8; N]) -> f32) {
             for (o, b) in out.iter_mut().zip(bytes.as_chunks::<N>().0) {
                 *o = f(*b);
@@ -110,14 +114,14 @@ pub enum Storage {
     Library,
 }
 
-/// One dataset of frames, open for reading.
+/// A stack of frames, open for reading.
 pub struct FrameStack {
-    dataset: Dataset,
-    raw: File,
+    pixels: Pixels,
     file: PathBuf,
     name: String,
-    rank: usize,
-    /// Frames in the dataset.
+    /// Chunks and files decoded through this stack so far.
+    decoded: AtomicU64,
+    /// Frames in the stack.
     pub frames: usize,
     /// Detector rows.
     pub rows: usize,
@@ -127,6 +131,28 @@ pub struct FrameStack {
     pub sample: Sample,
     /// Where the pixels lie.
     pub storage: Storage,
+}
+
+enum Pixels {
+    /// All frames in one dataset.
+    Dataset(Set),
+    /// A dataset for each frame.
+    Datasets(Vec<FrameStack>),
+    /// A TIFF file for each frame.
+    Tiff(Vec<PathBuf>),
+}
+
+/// One dataset.
+struct Set {
+    dataset: Dataset,
+    raw: Arc<File>,
+    rank: usize,
+    user_block: u64,
+    little_endian: bool,
+    /// Has filters.
+    packed: bool,
+    /// Asked for when it is needed first; `None` inside: the library must read.
+    chunks: OnceLock<Option<Arc<Chunks>>>,
 }
 
 impl FrameStack {
@@ -160,10 +186,11 @@ impl FrameStack {
             )));
         };
         let plist = dataset.create_plist().map_err(broken)?;
-        if !plist.all_filters_avail() {
+        let filters = plist.filters();
+        if !plist.all_filters_avail() && Pipeline::of(&filters, sample.bytes()).is_none() {
             return Err(Fault::Input(format!(
                 "{at} is compressed with a filter this HDF5 library lacks ({:?}); install the plugin in HDF5_PLUGIN_PATH or write the data uncompressed",
-                plist.filters()
+                filters
             )));
         }
         let little = sample.bytes() == 1 || dtype.byte_order() == ByteOrder::LittleEndian;
@@ -194,9 +221,79 @@ impl FrameStack {
             }
             Layout::Compact | Layout::Virtual => Storage::Library,
         };
-        let raw = File::open(&h5.path).map_err(|e| Fault::reading(&h5.path, &e))?;
-        let (file, rank) = (h5.path.clone(), shape.len());
-        Ok(Self { dataset, raw, file, name: name.to_owned(), rank, frames, rows, columns, sample, storage })
+        let set = Set {
+            user_block: h5.file.create_plist().and_then(|p| p.get_userblock()).map_err(broken)?,
+            dataset,
+            raw: Arc::clone(&h5.raw),
+            rank: shape.len(),
+            little_endian: little,
+            packed: !filters.is_empty(),
+            chunks: OnceLock::new(),
+        };
+        let (pixels, file, name) = (Pixels::Dataset(set), h5.path.clone(), name.to_owned());
+        Ok(Self { pixels, file, name, decoded: AtomicU64::new(0), frames, rows, columns, sample, storage })
+    }
+
+    /// One frame from each of `stacks`, all of one size and type; `name` is that of all of them, for messages.
+    pub(crate) fn joined(stacks: Vec<Self>, name: &str) -> Result<Self, Fault> {
+        let Some(first) = stacks.first() else {
+            return Err(Fault::Input(format!("{name}: no frames")));
+        };
+        let (rows, columns, sample, file) = (first.rows, first.columns, first.sample, first.file.clone());
+        for stack in &stacks {
+            if (stack.frames, stack.rows, stack.columns, stack.sample) != (1, rows, columns, sample) {
+                return Err(Fault::Input(format!(
+                    "{}: {}×{}×{} pixels of {:?}, the first frame is 1×{rows}×{columns} of {sample:?}; frames must be alike",
+                    stack.at(),
+                    stack.frames,
+                    stack.rows,
+                    stack.columns,
+                    stack.sample
+                )));
+            }
+        }
+        let (frames, storage) = (stacks.len(), Storage::Library);
+        let (pixels, name) = (Pixels::Datasets(stacks), name.to_owned());
+        Ok(Self { pixels, file, name, decoded: AtomicU64::new(0), frames, rows, columns, sample, storage })
+    }
+
+    /// One frame from each of some TIFF files, all of one size and type.
+    pub(crate) fn tiff(files: Vec<PathBuf>, name: &str) -> Result<Self, Fault> {
+        let Some(file) = files.first().cloned() else { return Err(Fault::Input(format!("{name}: no frames"))) };
+        let (rows, columns, sample) = tiff::header(&file)?;
+        let (frames, storage) = (files.len(), Storage::Library);
+        let (pixels, name) = (Pixels::Tiff(files), name.to_owned());
+        Ok(Self { pixels, file, name, decoded: AtomicU64::new(0), frames, rows, columns, sample, storage })
+    }
+
+    /// Rows that have to be decoded together to get at one of them; `None` when rows are read directly.
+    #[must_use]
+    pub fn packed_rows(&self) -> Option<usize> {
+        match (&self.pixels, &self.storage) {
+            (Pixels::Tiff(_), _) => Some(self.rows),
+            (Pixels::Datasets(stacks), _) => stacks.first().and_then(Self::packed_rows),
+            (Pixels::Dataset(set), Storage::Chunked(chunk)) if set.packed => chunk.iter().rev().nth(1).copied(),
+            _ => None,
+        }
+    }
+
+    /// Frames that have to be decoded together.
+    #[must_use]
+    pub fn packed_frames(&self) -> usize {
+        match &self.storage {
+            Storage::Chunked(chunk) => chunk.iter().rev().nth(2).copied().unwrap_or(1),
+            _ => 1,
+        }
+    }
+
+    /// Chunks and files decoded through this stack so far. What the HDF5 library decodes is not counted.
+    #[must_use]
+    pub fn decoded(&self) -> u64 {
+        let own = self.decoded.load(Ordering::Relaxed);
+        match &self.pixels {
+            Pixels::Datasets(stacks) => stacks.iter().map(Self::decoded).sum::<u64>() + own,
+            _ => own,
+        }
     }
 
     /// `file: dataset`, for messages.
@@ -222,11 +319,16 @@ impl FrameStack {
     /// # Errors
     /// [`Fault::NotYet`] with how many are missing.
     pub fn check_allocated(&self) -> Result<(), Fault> {
+        let set = match &self.pixels {
+            Pixels::Dataset(set) => set,
+            Pixels::Datasets(stacks) => return stacks.iter().try_for_each(Self::check_allocated),
+            Pixels::Tiff(_) => return Ok(()),
+        };
         let Storage::Chunked(chunk) = &self.storage else { return Ok(()) };
         let shape =
-            if self.rank == 3 { vec![self.frames, self.rows, self.columns] } else { vec![self.rows, self.columns] };
+            if set.rank == 3 { vec![self.frames, self.rows, self.columns] } else { vec![self.rows, self.columns] };
         let expected = shape.iter().zip(chunk).fold(1usize, |n, (s, c)| n.saturating_mul(s.div_ceil(*c)));
-        let got = self.dataset.num_chunks().unwrap_or(0);
+        let got = set.dataset.num_chunks().unwrap_or(0);
         if got < expected {
             return Err(Fault::NotYet(format!("{}: {got} of {expected} chunks are written", self.at())));
         }
@@ -246,34 +348,106 @@ impl FrameStack {
         if pixels == 0 || frames.is_empty() {
             return Ok(());
         }
-        match self.storage {
-            Storage::Contiguous(offset) => self.read_raw(offset, frames, &rows, out),
-            _ => self.read_library(frames, &rows, out),
+        match &self.pixels {
+            Pixels::Dataset(set) => match self.storage {
+                Storage::Contiguous(offset) => {
+                    let frame_bytes = self.rows as u64 * self.row_bytes();
+                    self.read_raw(&set.raw, |frame| offset + frame as u64 * frame_bytes, frames, &rows, out)
+                }
+                Storage::Chunked(ref chunk) => match self.chunks(set, chunk)? {
+                    Some(chunks) => chunks.read(&set.raw, frames, &rows, out, &self.decoded),
+                    None => self.read_library(set, frames, &rows, out),
+                },
+                Storage::Library => self.read_library(set, frames, &rows, out),
+            },
+            Pixels::Datasets(stacks) => {
+                // Contiguous frames of one file are read as one stack would be.
+                let contiguous = |stack: &Self| match (&stack.pixels, &stack.storage) {
+                    (Pixels::Dataset(_), Storage::Contiguous(offset)) if stack.file == self.file => Some(*offset),
+                    _ => None,
+                };
+                let offsets: Option<Vec<u64>> = stacks.iter().map(contiguous).collect();
+                if let (Some(offsets), Some(Pixels::Dataset(set))) = (offsets, stacks.first().map(|s| &s.pixels)) {
+                    let offset = |frame: usize| offsets.get(frame).copied().unwrap_or(0);
+                    return self.read_raw(&set.raw, offset, frames, &rows, out);
+                }
+                frames.iter().zip(out.chunks_mut(pixels)).try_for_each(|(&frame, out)| {
+                    stacks.get(frame).map_or(Ok(()), |stack| stack.read(&[0], rows.clone(), out))
+                })
+            }
+            Pixels::Tiff(files) => {
+                let one = |frame: usize, out: &mut [f32]| {
+                    let Some(file) = files.get(frame) else { return Ok(()) };
+                    self.decoded.fetch_add(1, Ordering::Relaxed);
+                    tiff::read(file, (self.rows, self.columns, self.sample), &rows, out)
+                };
+                self.in_parallel(frames, pixels, out, |frames, out| {
+                    frames.iter().zip(out.chunks_mut(pixels)).try_for_each(|(&f, out)| one(f, out))
+                })
+            }
         }
     }
 
-    fn read_raw(&self, offset: u64, frames: &[usize], rows: &Range<usize>, out: &mut [f32]) -> Result<(), Fault> {
+    /// The index of a chunked dataset.
+    fn chunks(&self, set: &Set, chunk: &[usize]) -> Result<Option<Arc<Chunks>>, Fault> {
+        if let Some(known) = set.chunks.get() {
+            return Ok(known.clone());
+        }
+        let asked = index::Asked {
+            path: &self.file,
+            user_block: set.user_block,
+            name: &self.name,
+            dataset: &set.dataset,
+            extent: [self.frames, self.rows, self.columns],
+            chunk,
+            sample: self.sample,
+            little_endian: set.little_endian,
+        };
+        let made = index::of(&asked, &set.raw)?;
+        Ok(set.chunks.get_or_init(|| made).clone())
+    }
+
+    /// `address`: where a frame begins in the file.
+    fn read_raw(
+        &self,
+        raw: &File,
+        address: impl Fn(usize) -> u64 + Sync,
+        frames: &[usize],
+        rows: &Range<usize>,
+        out: &mut [f32],
+    ) -> Result<(), Fault> {
         let pixels = rows.len() * self.columns;
         let sample = self.sample;
         let one = |frame: usize, bytes: &mut [u8], out: &mut [f32]| {
-            let skip = (frame as u64 * self.rows as u64 + rows.start as u64) * self.row_bytes();
+            let skip = rows.start as u64 * self.row_bytes();
             throttle::take(bytes.len());
-            self.raw.read_exact_at(bytes, offset + skip).map_err(|e| match e.kind() {
+            raw.read_exact_at(bytes, address(frame) + skip).map_err(|e| match e.kind() {
                 std::io::ErrorKind::UnexpectedEof => Fault::InputChanged(self.file.clone()),
                 _ => Fault::reading(&self.file, &e),
             })?;
             sample.decode(bytes, out);
             Ok(())
         };
+        self.in_parallel(frames, pixels, out, |frames, out| {
+            let mut bytes = vec![0u8; pixels * sample.bytes()];
+            frames.iter().zip(out.chunks_mut(pixels)).try_for_each(|(&f, out)| one(f, &mut bytes, out))
+        })
+    }
+
+    /// Shares frames, and their places of `pixels` in `out`, among reading threads.
+    fn in_parallel(
+        &self,
+        frames: &[usize],
+        pixels: usize,
+        out: &mut [f32],
+        work: impl Fn(&[usize], &mut [f32]) -> Result<(), Fault> + Sync,
+    ) -> Result<(), Fault> {
         let readers = READERS.min(frames.len());
         let share = frames.len().div_ceil(readers);
         std::thread::scope(|scope| {
-            let work = frames.chunks(share).zip(out.chunks_mut(share * pixels)).map(|(frames, out)| {
-                scope.spawn(move || {
-                    let mut bytes = vec![0u8; pixels * sample.bytes()];
-                    frames.iter().zip(out.chunks_mut(pixels)).try_for_each(|(&f, out)| one(f, &mut bytes, out))
-                })
-            });
+            let work = &work;
+            let shares = frames.chunks(share).zip(out.chunks_mut(share * pixels));
+            let work = shares.map(|(frames, out)| scope.spawn(move || work(frames, out)));
             let started: Vec<_> = work.collect();
             started.into_iter().try_for_each(|t| {
                 t.join().unwrap_or_else(|_| Err(Fault::Task(format!("{}: a reading thread panicked", self.at()))))
@@ -281,7 +455,7 @@ impl FrameStack {
         })
     }
 
-    fn read_library(&self, frames: &[usize], rows: &Range<usize>, out: &mut [f32]) -> Result<(), Fault> {
+    fn read_library(&self, set: &Set, frames: &[usize], rows: &Range<usize>, out: &mut [f32]) -> Result<(), Fault> {
         let pixels = rows.len() * self.columns;
         let batch = (BATCH_BYTES / (pixels * self.sample.bytes()).max(1)).max(1);
         let mut done = 0;
@@ -290,19 +464,19 @@ impl FrameStack {
             let run = rest.iter().take(batch).enumerate().take_while(|&(i, &f)| f == first + i).count();
             let to = out.get_mut(done * pixels..(done + run) * pixels).unwrap_or_default();
             throttle::take(to.len() * self.sample.bytes());
-            self.hyperslab(first..first + run, rows, to).map_err(|e| read_fault(&e, &self.file, &self.name))?;
+            self.hyperslab(set, first..first + run, rows, to).map_err(|e| read_fault(&e, &self.file, &self.name))?;
             done += run;
         }
         Ok(())
     }
 
-    fn hyperslab(&self, frames: Range<usize>, rows: &Range<usize>, out: &mut [f32]) -> hdf5::Result<()> {
+    fn hyperslab(&self, set: &Set, frames: Range<usize>, rows: &Range<usize>, out: &mut [f32]) -> hdf5::Result<()> {
         macro_rules! read {
             ($t:ty, $as:expr) => {{
-                let values: Vec<$t> = if self.rank == 3 {
-                    self.dataset.read_slice::<$t, _, Ix3>((frames, rows.clone(), ..))?.into_raw_vec_and_offset().0
+                let values: Vec<$t> = if set.rank == 3 {
+                    set.dataset.read_slice::<$t, _, Ix3>((frames, rows.clone(), ..))?.into_raw_vec_and_offset().0
                 } else {
-                    self.dataset.read_slice_2d::<$t, _>((rows.clone(), ..))?.into_raw_vec_and_offset().0
+                    set.dataset.read_slice_2d::<$t, _>((rows.clone(), ..))?.into_raw_vec_and_offset().0
                 };
                 out.iter_mut().zip(values).for_each(|(o, v)| *o = $as(v));
             }};

@@ -55,6 +55,9 @@ pub fn rows(opened: &Opened, recipe: &Recipe, rows: Range<usize>) -> Result<RawR
         flats.extend(read(&source.flats_before)?.map(|f| (0.0, f)));
         let last = source.header.projections().saturating_sub(1).max(1);
         flats.extend(read(&source.flats_after)?.map(|f| (last as f64, f)));
+        for (at, list) in &source.flats_between {
+            flats.push((*at as f64, list.read_rows(wide.clone())?));
+        }
         (read(&source.darks)?, flats)
     } else {
         (None, Vec::new())

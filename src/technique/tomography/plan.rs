@@ -114,7 +114,7 @@ fn center_rows(rows: usize) -> Vec<usize> {
 pub(crate) fn plan(opened: &Opened, recipe: &Recipe, resources: &Resources) -> Result<Plan, Fault> {
     let header = &opened.source.header;
     let (angles, rows, columns) = (header.projections(), header.rows, header.columns);
-    let calibrations = header.flats_before + header.flats_after + header.darks;
+    let calibrations = header.flats() + header.darks;
     let mut foot = footprint(angles, calibrations, columns, resources.threads as usize, recipe.padding);
     if recipe.algorithm == Algorithm::Direct {
         // Rows upsampled sixteen times in double precision.
@@ -166,6 +166,7 @@ fn acquisition(opened: &Opened) -> serde_json::Value {
         "columns": h.columns,
         "flats_before": h.flats_before,
         "flats_after": h.flats_after,
+        "flats_between": h.flats_between,
         "darks": h.darks,
         "stored_as": h.sample,
         "chunk": h.chunk,
