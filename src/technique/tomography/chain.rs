@@ -1,15 +1,16 @@
 //! From rows of raw frames to line integrals: the order of the steps, and what is done about bad pixels.
 //!
-//! Order, as in [`super::slab`]: transmission (flats, darks; non-finite pixels interpolated) → zingers → −log → stripes, all
-//! in place. Data that is normalised already passes the first step with flat 1 and dark 0, so that the NaN policy is the
-//! same. The zinger window sees the margins, the stripe removal does not.
+//! Order, as in [`super::slab`]: transmission (flats, darks; non-finite pixels interpolated) → zingers → Paganin's filter → −log →
+//! stripes, all in place. Data that is normalised already passes the first step with flat 1 and dark 0, so that the NaN policy is the
+//! same. The zinger window and Paganin's filter see the margins, the stripe removal does not.
 //!
 //! Faults: more than [`BAD_SHARE`] of non-finite pixels, or a flat that is nowhere above the dark, is the input's fault.
 
 use super::error::TomographyError;
 use super::normalize::{self, Flat};
+use super::paganin::{self, Optics};
 use super::recipe::Recipe;
-use super::stripe::{self, Stripe};
+use super::stripe::Stripe;
 use super::zinger;
 use crate::technique::Fault;
 use ndarray::parallel::prelude::*;
@@ -26,7 +27,7 @@ const FLOOR: f32 = 1e-6;
 pub struct RawRows {
     /// Which rows these are for; the arrays hold `margin` rows more on either side.
     pub rows: Range<usize>,
-    /// Rows held before and after, for the zinger window.
+    /// Rows held before and after, for the zinger window and the reach of Paganin's filter.
     pub margin: (usize, usize),
     /// `[angle, row, column]`.
     pub projections: Array3<f32>,
@@ -34,6 +35,8 @@ pub struct RawRows {
     pub darks: Option<Array3<f32>>,
     /// Flats with the projection index at which they were taken.
     pub flats: Vec<(f64, Array3<f32>)>,
+    /// Phase retrieval, when wanted.
+    pub optics: Option<Optics>,
     /// May there be NaN in the data at all?
     pub floating: bool,
     /// `file: dataset`, for messages.
@@ -91,7 +94,7 @@ impl Integrals {
         let (_, rows, columns) = self.data.dim();
         let mut view = self.data.slice_mut(s![.., self.margin.0..rows - self.margin.1, ..]);
         view.swap_axes(0, 1);
-        stripe::remove_slab(view, &fitted(options, columns)).map_err(|e| Fault::Input(format!("{at}: {e}")))
+        options.fitted(columns).remove_slab(view).map_err(|e| Fault::Input(format!("{at}: {e}")))
     }
 }
 
@@ -101,7 +104,7 @@ impl Integrals {
 /// # Errors
 /// [`Fault::Input`] for data that cannot be used, in words for the beamline scientist.
 pub fn line_integrals(raw: RawRows, recipe: &Recipe) -> Result<(Integrals, Repaired), Fault> {
-    let RawRows { projections: mut data, darks, flats, margin, floating, at, .. } = raw;
+    let RawRows { projections: mut data, darks, flats, margin, optics, floating, at, .. } = raw;
     let (_, rows, columns) = data.dim();
     let mut repaired = Repaired::default();
     if floating {
@@ -127,6 +130,9 @@ pub fn line_integrals(raw: RawRows, recipe: &Recipe) -> Result<(Integrals, Repai
     repaired.interpolated = repairs.interpolated;
     if let Some(options) = recipe.zinger {
         repaired.zingers = zinger::remove(data.view_mut(), options).map_err(refused)?;
+    }
+    if let Some(optics) = optics {
+        paganin::retrieve(data.view_mut(), &optics).map_err(refused)?;
     }
     if recipe.minus_log {
         repaired.floored = normalize::minus_log(data.view_mut(), FLOOR).map_err(refused)?;

@@ -8,7 +8,7 @@
 //!   volume is at most [`PLAIN_BYTES`]. They are removed only after the plain file is synced and has its name.
 //! - The result lists every file of the bundle with its hash.
 
-use super::chain::{Repaired, fitted};
+use super::chain::Repaired;
 use super::compute::Axial;
 use super::recipe::Recipe;
 use super::tasks::SlabNote;
@@ -97,7 +97,7 @@ fn parameters(recipe: &Recipe, axial: &Axial, pixel_size_cm: Option<f64>, column
         map.insert("rotation_center_rows".into(), serde_json::json!(axial.rows));
         map.insert("warnings".into(), serde_json::json!(axial.warnings));
         map.insert("pixel_size_cm".into(), pixel_size_cm.into());
-        map.insert("stripe_used".into(), serde_json::json!(recipe.stripe.map(|s| fitted(s, columns))));
+        map.insert("stripe_used".into(), serde_json::json!(recipe.stripe.map(|s| s.fitted(columns))));
     }
     all
 }

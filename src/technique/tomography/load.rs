@@ -4,6 +4,7 @@
 //! was rewritten meanwhile is ever reported as a result.
 
 use super::chain::RawRows;
+use super::paganin::Optics;
 use super::recipe::Recipe;
 use crate::formats::{FrameList, TomoSource, stack::Sample};
 use crate::technique::{Fault, TaskContext};
@@ -17,6 +18,8 @@ pub struct Opened {
     pub angles: Vec<f64>,
     /// Centimetres.
     pub pixel_size_cm: Option<f64>,
+    /// Phase retrieval, when the recipe wants it.
+    pub optics: Option<Optics>,
 }
 
 /// Opens the scan of a task.
@@ -37,16 +40,39 @@ pub fn open(ctx: &TaskContext, recipe: &Recipe) -> Result<Opened, Fault> {
     let sign = if recipe.reverse { -1.0 } else { 1.0 };
     let angles = header.angles_deg.iter().map(|a| (sign * a).to_radians()).collect();
     let pixel_size_cm = recipe.pixel_size_um.map(|um| um * 1e-4).or(header.pixel_size_cm);
-    Ok(Opened { source, angles, pixel_size_cm })
+    let optics = optics(recipe, pixel_size_cm, &source)?;
+    Ok(Opened { source, angles, pixel_size_cm, optics })
 }
 
-/// Reads some detector rows of everything, with the margin that the recipe's zinger window wants.
+fn optics(recipe: &Recipe, pixel_size_cm: Option<f64>, source: &TomoSource) -> Result<Option<Optics>, Fault> {
+    let Some(phase) = recipe.paganin else { return Ok(None) };
+    let Some(cm) = pixel_size_cm else {
+        return Err(Fault::Input(format!(
+            "{}: phase retrieval wants the pixel size, which the scan does not say; set pixel_size_um in the recipe",
+            source.projections.stack.at()
+        )));
+    };
+    Ok(Some(Optics {
+        energy_kev: phase.energy_kev,
+        distance_mm: phase.distance_mm,
+        pixel_size_um: cm * 1e4,
+        delta_beta: phase.delta_beta,
+    }))
+}
+
+/// Rows beyond its own that a row wants on either side, for the windows of zingers and phase retrieval.
+#[must_use]
+pub fn reach(opened: &Opened, recipe: &Recipe) -> usize {
+    recipe.zinger.map_or(0, |z| z.width / 2) + opened.optics.map_or(0, |o| o.reach_px())
+}
+
+/// Reads some detector rows of everything, with the margin of [`reach`] rows.
 ///
 /// # Errors
 /// As reading does.
 pub fn rows(opened: &Opened, recipe: &Recipe, rows: Range<usize>) -> Result<RawRows, Fault> {
     let source = &opened.source;
-    let reach = recipe.zinger.map_or(0, |z| z.width / 2);
+    let reach = reach(opened, recipe);
     let wide = rows.start.saturating_sub(reach)..(rows.end + reach).min(source.header.rows);
     let margin = (rows.start - wide.start, wide.end - rows.end);
     let read = |list: &Option<FrameList>| list.as_ref().map(|l| l.read_rows(wide.clone())).transpose();
@@ -69,6 +95,7 @@ pub fn rows(opened: &Opened, recipe: &Recipe, rows: Range<usize>) -> Result<RawR
         darks,
         flats,
         rows,
+        optics: opened.optics,
         floating: matches!(source.header.sample, Sample::F32 | Sample::F64),
         at: source.projections.stack.at(),
     })

@@ -20,8 +20,11 @@ pub mod phantom;
 pub mod quadrature;
 pub mod slab;
 pub mod stripe;
+pub mod stripes;
 #[cfg(test)]
 mod testing;
+pub mod titarenko;
+pub mod wavelet;
 pub mod zinger;
 
 // The technique itself: files, recipes, tasks. The modules above know nothing of these.

@@ -5,7 +5,7 @@
 //! vectors of an executor's threads where the scan has them, and never larger than a task's memory.
 
 use super::gridding::{self, Padding};
-use super::load::Opened;
+use super::load::{self, Opened};
 use super::recipe::{Algorithm, Recipe};
 use super::slab;
 use crate::technique::{Fault, Plan, Resources, Stage, TaskKind, TaskSpec};
@@ -120,6 +120,18 @@ pub(crate) fn plan(opened: &Opened, recipe: &Recipe, resources: &Resources) -> R
         // Rows upsampled sixteen times in double precision.
         foot.per_row += 8 * 16 * 2 * (angles * columns) as u64;
     }
+    // Margins are read and filtered with every slab; a single row's are part of the least that fits.
+    let margins = (2 * load::reach(opened, recipe)).min(rows.saturating_sub(1));
+    let margin_bytes = (margins * 4 * (angles + calibrations) * columns) as u64;
+    if margins > 0 && resources.task_memory < margin_bytes + foot.per_row {
+        return Err(Fault::Input(format!(
+            "{}: one slice with the {margins} rows around it that phase retrieval and zinger removal want needs {:.1} GiB, a task may hold {:.1} GiB; give executors more memory, or lower distance_mm, delta_beta or the zinger window",
+            opened.source.projections.stack.at(),
+            gib(margin_bytes + foot.per_row),
+            gib(resources.task_memory)
+        )));
+    }
+    foot.fixed += margin_bytes;
     let chunk = header.chunk.as_ref().and_then(|c| c.iter().rev().nth(1)).map_or(1, |&c| c);
     let slabs = cut(rows, chunk, foot, resources)?;
     let row_bytes = opened.source.projections.stack.row_bytes() * (angles + calibrations) as u64;

@@ -6,11 +6,14 @@
 
 use super::filter::Filter;
 use super::gridding::Padding;
-use super::stripe::Stripe;
+use super::stripes::Stripes;
 use super::zinger::Zinger;
 use crate::technique::RecipeError;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
+
+mod steps;
+pub use steps::Phase;
 
 /// Where the rotation axis is.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -69,8 +72,11 @@ pub struct Recipe {
     /// `"off"` or `{ size, threshold }`: a value is replaced when it exceeds the median of the `size × size` pixels
     /// around it by this much transmission.
     pub zinger: Option<Zinger>,
-    /// `"none"`, `"vo"` or `{ snr, large, small }`. Not by default: it changes data that has no stripes.
-    pub stripe: Option<Stripe>,
+    /// `"off"` or `{ energy_kev, distance_mm, delta_beta }`.
+    #[serde(default)]
+    pub paganin: Option<Phase>,
+    /// `"none"`, a method or `{ method, … }`. Not by default: it changes data that has no stripes.
+    pub stripe: Option<Stripes>,
     /// Divide by the flats after taking off the darks.
     pub normalize: bool,
     /// Take the negative logarithm: off for data that is absorption already.
@@ -98,6 +104,7 @@ impl Default for Recipe {
             filter: Filter::default(),
             padding: Padding::default(),
             zinger: None,
+            paganin: None,
             stripe: None,
             normalize: true,
             minus_log: true,
@@ -112,13 +119,14 @@ impl Default for Recipe {
 }
 
 /// Every key, in the order of the documentation.
-pub const KEYS: [&str; 15] = [
+pub const KEYS: [&str; 16] = [
     "center",
     "center_search",
     "algorithm",
     "filter",
     "padding",
     "zinger",
+    "paganin",
     "stripe",
     "normalize",
     "minus_log",
@@ -151,7 +159,8 @@ impl Recipe {
                     }
                 }
                 "zinger" => r.zinger = zinger(value)?,
-                "stripe" => r.stripe = stripe(value)?,
+                "paganin" => r.paganin = steps::paganin(value)?,
+                "stripe" => r.stripe = steps::stripe(value)?,
                 "normalize" => r.normalize = flag(key, value)?,
                 "minus_log" => r.minus_log = flag(key, value)?,
                 "mask" => {
@@ -248,6 +257,11 @@ fn odd(key: &str, value: &Value, low: f64, high: f64) -> Result<usize, RecipeErr
     }
 }
 
+fn whole(key: &str, value: &Value, low: usize, high: usize) -> Result<usize, RecipeError> {
+    let n = number(key, value, low as f64, high as f64)?;
+    if n.fract() == 0.0 { Ok(n as usize) } else { Err(error(key, format!("{n} is not whole"), "write a whole number")) }
+}
+
 fn center(value: &Value) -> Result<Center, RecipeError> {
     match value {
         Value::String(_) => word("center", value, &["auto"]).map(|_| Center::Auto),
@@ -277,27 +291,6 @@ fn zinger(value: &Value) -> Result<Option<Zinger>, RecipeError> {
     let width = table.get("size").map_or(Ok(3), |v| odd("zinger.size", v, 3.0, 31.0))?;
     let threshold = table.get("threshold").map_or(Ok(0.2), |v| number("zinger.threshold", v, 1e-6, 1e6))?;
     Ok(Some(Zinger { width, threshold: threshold as f32 }))
-}
-
-fn stripe(value: &Value) -> Result<Option<Stripe>, RecipeError> {
-    let mut stripe = Stripe::default();
-    let Value::Table(table) = value else {
-        return word("stripe", value, &["vo", "none"]).map(|w| (w == "vo").then_some(stripe));
-    };
-    known_keys("stripe.", table, &["method", "snr", "large", "small", "drop_ratio"])?;
-    for (key, value) in table {
-        let dotted = format!("stripe.{key}");
-        match key.as_str() {
-            "snr" => stripe.snr = number(&dotted, value, 1.0, 100.0)?,
-            "large" => stripe.large = odd(&dotted, value, 3.0, 1001.0)?,
-            "small" => stripe.small = odd(&dotted, value, 3.0, 1001.0)?,
-            "drop_ratio" => stripe.drop_ratio = number(&dotted, value, 0.0, 0.49)?,
-            _ => {
-                word(&dotted, value, &["vo"])?;
-            }
-        }
-    }
-    Ok(Some(stripe))
 }
 
 fn angle_rule(value: &Value) -> Result<AngleRule, RecipeError> {
@@ -348,6 +341,7 @@ mod tests {
             filter = "Ram-Lak"
             padding = "edge"
             zinger = { size = 5, threshold = 0.1 }
+            paganin = { energy_kev = 25, distance_mm = 60, delta_beta = 300 }
             stripe = { snr = 2.5, large = 31 }
             normalize = false
             minus_log = false
@@ -362,10 +356,16 @@ mod tests {
         .unwrap();
         assert_eq!(recipe.center, Center::Pixel(295.0));
         assert_eq!(recipe.filter, Filter::Ramp);
-        assert_eq!(recipe.stripe.unwrap().small, 21);
+        assert!(matches!(recipe.stripe, Some(Stripes::Vo(s)) if s.small == 21 && s.large == 31));
+        assert_eq!(recipe.paganin.unwrap().delta_beta, 300.0);
         assert_eq!(recipe.angles.unwrap().angles(3), [0.0, 90.0, 180.0]);
         let json = serde_json::to_string(&recipe).unwrap();
         assert_eq!(Recipe::from_json(&json).unwrap(), recipe);
+        for text in ["stripe = \"wavelet\"", "stripe = { method = \"titarenko\", alpha = 0.1 }", "stripe = \"vo\""] {
+            let recipe = parse(text).unwrap();
+            let json = serde_json::to_string(&recipe).unwrap();
+            assert_eq!(Recipe::from_json(&json).unwrap(), recipe, "{text}");
+        }
         assert_eq!(parse("stripe = \"none\"\nmask = \"none\"\nzinger = \"off\"").unwrap().stripe, None);
     }
 
@@ -382,10 +382,16 @@ mod tests {
             ("zinger = { size = 4 }", "zinger.size|odd"),
             ("zinger = { treshold = 4 }", "zinger.treshold|did you mean threshold?"),
             ("pixel_size = 1.3", "pixel_size|pixel_size_um"),
+            ("paganin = { energy_kev = 25, distance_mm = 60 }", "paganin.delta_beta|missing"),
+            ("paganin = { energy = 25 }", "paganin.energy|did you mean energy_kev?"),
+            ("paganin = \"on\"", "paganin|off"),
+            ("stripe = { method = \"wavelet\", snr = 3 }", "stripe.snr|sigma"),
+            ("stripe = { method = \"wavelet\", level = 2.5 }", "stripe.level|whole"),
+            ("stripe = \"titarenk\"", "stripe|did you mean \"titarenko\"?"),
             ("angles = { start = 3 }", "angles.range|missing"),
             ("angles = { range = 0 }", "angles.range|no range"),
             ("minus_log = \"yes\"", "minus_log|true or false"),
-            ("stripe = \"titarenko\"", "stripe|vo"),
+            ("stripe = \"rings\"", "stripe|vo"),
         ] {
             let error = parse(text).unwrap_err();
             let (key, rest) = words.split_once('|').unwrap();

@@ -101,6 +101,33 @@ fn stripe_removal_helps_against_rings_and_harms_little_without() {
 }
 
 #[test]
+fn phase_retrieval_does_not_see_where_slabs_end() {
+    let (dir, o) = made(|o| (o.slices, o.angles, o.size) = (24, 60, 64));
+    let volume = |workers, recipe: &str| {
+        let resources = Some(Resources { workers, threads: 1, task_memory: 1 << 30 });
+        let options = ReconstructOptions { resources, ..options(dir.path(), &o.out, recipe) };
+        let r = reconstruct(&options, &mut |_| {}).unwrap();
+        let slabs = r.records.iter().filter(|r| r.label.starts_with("slab-")).count();
+        (read(&r.bundle.join("recon.h5")), slabs)
+    };
+    // L = √(λ d (δ/β)/4π) = 8.43 µm, or 0.84 pixels; its reach is 8 rows.
+    let recipe = "center = 31.5\npreview = false\npixel_size_um = 10\n\
+                  paganin = { energy_kev = 25, distance_mm = 60, delta_beta = 300 }";
+    let ((one, slabs), (many, more)) = (volume(1, recipe), volume(8, recipe));
+    assert!(more > slabs, "{slabs} {more}");
+    let (plain, _) = volume(1, "center = 31.5\npreview = false\npixel_size_um = 10");
+    let (seam, effect) = (relative_error(&many, &one), relative_error(&plain, &one));
+    println!("{slabs} or {more} slabs differ by {seam:.1e}; the filter's effect is {effect:.2}");
+    // 1e-4 of the kernel lies beyond the margin.
+    assert!(seam < 1e-4 && effect > 0.05, "{seam} {effect}");
+    // Without a pixel size there is nothing to scale the frequencies with.
+    let r = run(dir.path(), &o.out, "paganin = { energy_kev = 25, distance_mm = 60, delta_beta = 300 }");
+    if let Err(e) = r {
+        assert!(e.to_string().contains("pixel_size_um"), "{e}");
+    }
+}
+
+#[test]
 fn stripe_removal_does_not_move_the_axis() {
     let (dir, o) = made(|o| (o.size, o.slices, o.center) = (256, 24, Some(125.0)));
     let r = run(dir.path(), &o.out, "stripe = \"vo\"").unwrap();
@@ -126,6 +153,7 @@ fn the_chain_is_that_of_the_slab_module() {
         projections: data.clone(),
         darks: Some(dark.clone()),
         flats: vec![(0.0, before.clone()), (39.0, after.clone())],
+        optics: None,
         floating: true,
         at: String::new(),
     };

@@ -1,0 +1,88 @@
+//! The tables of single steps: phase retrieval, stripes.
+
+use super::super::stripe::Stripe;
+use super::super::stripes::Stripes;
+use super::super::titarenko::Titarenko;
+use super::super::wavelet::Wavelet;
+use super::{error, known_keys, number, odd, word};
+use crate::technique::RecipeError;
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+/// Paganin's filter as users ask for it; the pixel size is the scan's. Units as in [`super::super::paganin`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Phase {
+    /// Photon energy, keV.
+    pub energy_kev: f64,
+    /// Distance from sample to detector, mm.
+    pub distance_mm: f64,
+    /// `δ/β`.
+    pub delta_beta: f64,
+}
+
+/// `"off"`, or all three numbers: none of them can be guessed.
+pub(super) fn paganin(value: &Value) -> Result<Option<Phase>, RecipeError> {
+    let Value::Table(table) = value else {
+        return word("paganin", value, &["off"]).map(|_| None);
+    };
+    known_keys("paganin.", table, &["energy_kev", "distance_mm", "delta_beta"])?;
+    let needed = |key: &str, low: f64, high: f64, example: &str| match table.get(key) {
+        Some(value) => number(&format!("paganin.{key}"), value, low, high),
+        None => Err(error(&format!("paganin.{key}"), "is missing", format!("write {example}"))),
+    };
+    Ok(Some(Phase {
+        energy_kev: needed("energy_kev", 0.1, 1e3, "the photon energy in keV, as energy_kev = 25")?,
+        distance_mm: needed("distance_mm", 0.0, 1e6, "the distance from sample to detector, as distance_mm = 60")?,
+        delta_beta: needed("delta_beta", 0.0, 1e6, "the material's δ/β, as delta_beta = 300")?,
+    }))
+}
+
+/// A method's name, or a table with its `method` and settings.
+pub(super) fn stripe(value: &Value) -> Result<Option<Stripes>, RecipeError> {
+    const METHODS: [&str; 4] = ["vo", "wavelet", "titarenko", "none"];
+    let empty = Table::new();
+    let (method, table) = match value {
+        Value::Table(table) => match table.get("method") {
+            Some(method) => (word("stripe.method", method, &METHODS[..3])?, table),
+            None => ("vo", table),
+        },
+        _ => (word("stripe", value, &METHODS)?, &empty),
+    };
+    let read = |key: &str| table.get(key).map(|value| (format!("stripe.{key}"), value));
+    Ok(Some(match method {
+        "none" => return Ok(None),
+        "vo" => {
+            known_keys("stripe.", table, &["method", "snr", "large", "small", "drop_ratio"])?;
+            let usual = Stripe::default();
+            let window = |key: &str, usual| read(key).map_or(Ok(usual), |(key, v)| odd(&key, v, 3.0, 1001.0));
+            Stripes::Vo(Stripe {
+                snr: read("snr").map_or(Ok(usual.snr), |(key, v)| number(&key, v, 1.0, 100.0))?,
+                large: window("large", usual.large)?,
+                small: window("small", usual.small)?,
+                drop_ratio: read("drop_ratio").map_or(Ok(usual.drop_ratio), |(key, v)| number(&key, v, 0.0, 0.49))?,
+            })
+        }
+        "wavelet" => {
+            known_keys("stripe.", table, &["method", "sigma", "level"])?;
+            let level = match read("level") {
+                Some((key, Value::String(word_))) => {
+                    word(&key, &Value::String(word_.clone()), &["auto"])?;
+                    None
+                }
+                Some((key, value)) => Some(super::whole(&key, value, 1, 12)?),
+                None => None,
+            };
+            let usual = Wavelet::default();
+            let sigma = read("sigma").map_or(Ok(usual.sigma), |(key, v)| number(&key, v, 0.1, 50.0))?;
+            Stripes::Wavelet(Wavelet { sigma, level })
+        }
+        _ => {
+            known_keys("stripe.", table, &["method", "alpha", "blocks"])?;
+            let usual = Titarenko::default();
+            Stripes::Titarenko(Titarenko {
+                alpha: read("alpha").map_or(Ok(usual.alpha), |(key, v)| number(&key, v, 1e-6, 100.0))?,
+                blocks: read("blocks").map_or(Ok(usual.blocks), |(key, v)| super::whole(&key, v, 1, 1000))?,
+            })
+        }
+    }))
+}
