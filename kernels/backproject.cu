@@ -16,15 +16,20 @@ struct Ray {
 };
 
 // Spectra [pair, angle, padded] of the rays `first` … to spectra [pair, ray, fine], filtered. Grid (blocks along fine,
-// rays, PAIRS). `gains` has half the gain at Nyquist, which both signs share.
+// rays, PAIRS); beyond the last ray lines are 0. `gains` has half the gain at Nyquist, which both signs share.
 KERNEL void extend_rows(const float2* __restrict__ lines, float2* __restrict__ fine_lines, const Ray* __restrict__ rays,
-                        const float* __restrict__ gains, unsigned first, unsigned angles, unsigned padded, unsigned fine) {
+                        const float* __restrict__ gains, unsigned first, unsigned ray_count, unsigned angles, unsigned padded, unsigned fine) {
     const unsigned k = blockIdx.x * blockDim.x + threadIdx.x;
     if (k >= fine) return;
+    float2 v = make_float2(0.0f, 0.0f);
+    float2* out = fine_lines + (static_cast<unsigned long long>(blockIdx.z) * gridDim.y + blockIdx.y) * fine + k;
+    if (first + blockIdx.y >= ray_count) {
+        *out = v;
+        return;
+    }
     const Ray ray = rays[first + blockIdx.y];
     const float2* line = lines + (static_cast<unsigned long long>(blockIdx.z) * angles + static_cast<unsigned>(ray.angle)) * padded;
     const unsigned half = padded / 2;
-    float2 v = make_float2(0.0f, 0.0f);
     if (k <= half) {
         const float gain = gains[k] * ray.weight;
         v = make_float2(line[k].x * gain, line[k].y * gain);
@@ -35,7 +40,7 @@ KERNEL void extend_rows(const float2* __restrict__ lines, float2* __restrict__ f
         v.x += line[padded - m].x * gain;
         v.y += line[padded - m].y * gain;
     }
-    fine_lines[(static_cast<unsigned long long>(blockIdx.z) * gridDim.y + blockIdx.y) * fine + k] = v;
+    *out = v;
 }
 
 // Adds `count` rays' fine lines [ray, point, pair] to images [row, y, x]; `fresh` starts them. Block (32, 8), grid

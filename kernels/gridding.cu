@@ -131,8 +131,8 @@ KERNEL void gather(const float2* __restrict__ samples, float2* __restrict__ grid
                 const float x1 = (x - HALF_WIDTH) * ray.inverse_dx, x2 = (x + HALF_WIDTH) * ray.inverse_dx;
                 const float y1 = (y - HALF_WIDTH) * ray.inverse_dy, y2 = (y + HALF_WIDTH) * ray.inverse_dy;
                 const float low = fmaxf(fminf(x1, x2), fminf(y1, y2)) - 0.01f, high = fminf(fmaxf(x1, x2), fmaxf(y1, y2)) + 0.01f;
-                const int first = max(static_cast<int>(ceilf(fmaxf(low, -1e9f))), -half);
-                const int last = min(static_cast<int>(floorf(fminf(high, 1e9f))), half);
+                const int first = max(static_cast<int>(ceilf(fminf(fmaxf(low, -1e9f), 1e9f))), -half);
+                const int last = min(static_cast<int>(floorf(fmaxf(fminf(high, 1e9f), -1e9f))), half);
                 const float2* line = samples + (static_cast<unsigned long long>(r) * static_cast<unsigned>(padded + 1) + static_cast<unsigned>(half)) * PAIRS;
                 for (int m = first; m <= last; ++m) {
                     // The high part's product is exact inside the fused operation, so that the distance is, too.

@@ -7,14 +7,15 @@
 
 // T = (I − D)/(F − D) in place; pixels without a measurement become NaN and their line is flagged for `repair`.
 //
-// `low`, `high`: index of the flats [flat, row, column] before and after each angle, `part` how far it is between them.
+// `low`, `high`: index of the flats before and after each angle, `part` how far it is between them; flats lie `frame`
+// elements apart.
 // Repairs are counted in the rows count_from ≤ row < count_to only, for the others belong to a neighbouring slab.
 KERNEL void transmission(float* __restrict__ data, const float* __restrict__ dark, const float* __restrict__ flats,
                          const int* __restrict__ low, const int* __restrict__ high, const float* __restrict__ part,
-                         unsigned rows, unsigned columns, unsigned count_from, unsigned count_to,
-                         unsigned char* __restrict__ flagged, unsigned long long* __restrict__ repaired) {
+                         unsigned long long frame, unsigned rows, unsigned columns, unsigned count_from,
+                         unsigned count_to, unsigned char* __restrict__ flagged, unsigned long long* __restrict__ repaired) {
     const unsigned line = blockIdx.x, angle = line / rows, row = line % rows;
-    const unsigned long long frame = static_cast<unsigned long long>(rows) * columns, in_frame = static_cast<unsigned long long>(row) * columns;
+    const unsigned long long in_frame = static_cast<unsigned long long>(row) * columns;
     float* values = data + static_cast<unsigned long long>(line) * columns;
     const float* before = flats + low[angle] * frame + in_frame;
     const float* after = flats + high[angle] * frame + in_frame;

@@ -273,8 +273,7 @@ API int cuDeviceGetUuid(unsigned char* id, int device) { return cuDeviceGetUuid_
 API int cuDeviceTotalMem_v2(size_t* bytes, int) { return *bytes = driver().limit, SUCCESS; }
 API int cuDeviceGetAttribute(int* value, int which, int) {
     switch (which) {
-        case 75: *value = 8; break;         // compute capability, major
-        case 76: *value = 0; break;         // minor
+        case 75: *value = 1; break;         // compute capability 1.0: no GPU's, so that caches keep them apart
         case 16: *value = 2; break;         // multiprocessors
         case 97: *value = 166912; break;    // shared memory of a block, opted in
         case 13: *value = 1000000; break;   // clock, kHz

@@ -26,6 +26,7 @@ pub mod zinger;
 mod chain;
 mod compute;
 mod finish;
+pub mod gpu;
 mod load;
 mod plan;
 pub mod preview;
