@@ -199,8 +199,8 @@ std::string compile(const std::string& source, std::string& log) {
     text += "extern \"C\" __attribute__((weak, visibility(\"hidden\"))) unsigned char __start_bp_shared, __stop_bp_shared;\n";
     text += "static const bp::Kernel bp_kernels[] = {\n";
     unsigned count = 0;
-    for (size_t at = source.find("KERNEL void "); at != std::string::npos; at = source.find("KERNEL void ", at + 1)) {
-        size_t from = at + strlen("KERNEL void "), to = source.find('(', from);
+    for (size_t at = source.find("\nKERNEL void "); at != std::string::npos; at = source.find("\nKERNEL void ", at + 1)) {
+        size_t from = at + strlen("\nKERNEL void "), to = source.find('(', from);
         std::string name = source.substr(from, to - from);
         text += "bp_kernel<&" + name + ">::entry(\"" + name + "\"),\n";
         ++count;

@@ -256,7 +256,7 @@ impl Rig<'_> {
         let mut setup =
             self.setup(Algorithm::Gridding, Filter::Ramp, Padding::Zero, self.size.columns as f64 / 2.0)?;
         (setup.dark, setup.flats) = (dark.clone(), flats.clone());
-        let (got, _, counted) = self.chunk(&setup, Some(&data), None, Chunk::line_integrals)?;
+        let (got, _, counted) = self.chunk(&setup, Some(&data), None, |chunk| chunk.line_integrals())?;
         let refused = |e: crate::technique::tomography::error::TomographyError| DeviceError::Unsupported(e.to_string());
         let repairs = normalize::transmission(data.view_mut(), dark.view(), &flats, 0).map_err(refused)?;
         let floored = normalize::minus_log(data.view_mut(), setup.floor).map_err(refused)?;
@@ -380,7 +380,7 @@ impl Rig<'_> {
             let mut setup = self.setup(Algorithm::Gridding, filter, padding, centre)?;
             setup.factor = 10.0;
             setup.radius2 = (0.95 * columns as f64 / 2.0).powi(2);
-            let (_, got, _) = self.chunk(&setup, None, Some(&sinograms), Chunk::gridding)?;
+            let (_, got, _) = self.chunk(&setup, None, Some(&sinograms), |chunk| chunk.gridding())?;
             let mut want =
                 setup.plan.reconstruct(sinograms.view()).map_err(|e| DeviceError::Unsupported(e.to_string()))?;
             mask::circle(want.view_mut(), 0.95, 0.0);
@@ -397,7 +397,7 @@ impl Rig<'_> {
             let centre = columns as f64 / 2.0 - 0.5 + offset;
             let sinograms = self.sinograms(centre);
             let setup = self.setup(Algorithm::Direct, Filter::SheppLogan, padding, centre)?;
-            let (_, got, _) = self.chunk(&setup, None, Some(&sinograms), Chunk::direct)?;
+            let (_, got, _) = self.chunk(&setup, None, Some(&sinograms), |chunk| chunk.direct())?;
             let geometry =
                 Geometry { centre, filter: Filter::SheppLogan, padding, ..Geometry::new(columns, &self.angles) };
             let want = direct::reconstruct(sinograms.view(), &geometry, UPSAMPLING);
@@ -453,8 +453,8 @@ pub fn chains(gpu: &Gpu, size: Size, seed: u64) -> Result<Vec<Finding>, String> 
         ("edge padding, no mask", Recipe { padding: Padding::Edge, mask: None, ..base }, (0, 0), true),
     ] {
         let rows = if recipe.algorithm == Algorithm::Direct { size.rows.min(4) } else { size.rows };
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let mut raw = || raw_rows(&mut rng.clone(), Size { rows, ..size }, &angles, centre, margin, whole);
+        let rng = ChaCha8Rng::seed_from_u64(seed);
+        let raw = || raw_rows(&mut rng.clone(), Size { rows, ..size }, &angles, centre, margin, whole);
         let shared = Shared { recipe: &recipe, angles: &angles, pixel_size_cm: Some(1e-3) };
         let (got, counted) = match super::slab(gpu, &shared, centre, &raw()).map_err(|e| format!("{name}: {e}"))? {
             Outcome::Done(volume, counted) => (volume, counted),
@@ -467,7 +467,6 @@ pub fn chains(gpu: &Gpu, size: Size, seed: u64) -> Result<Vec<Finding>, String> 
             let differ = f64::from(u8::from(counted != expected));
             found.push(Finding { what: format!("{name}: counts of repairs"), error: differ, allowed: 0.0 });
         }
-        let _ = rng.random::<u64>();
     }
     Ok(found)
 }
@@ -511,4 +510,12 @@ fn raw_rows(
         floating: false,
         at: "check".to_owned(),
     }
+}
+
+/// Frees the device memory that slabs keep for the next one.
+///
+/// # Errors
+/// The driver refuses.
+pub fn forget(gpu: &Gpu) -> Result<(), DeviceError> {
+    super::pipeline::forget(gpu)
 }

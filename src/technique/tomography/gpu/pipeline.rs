@@ -21,8 +21,8 @@ use crate::device::gpu::{Arg, Buffer, Event, Pinned, Shape, Stream};
 use crate::device::kernels::{File, Program};
 use crate::device::{DeviceError, Gpu};
 use crate::technique::tomography::chain::Repaired;
-use ndarray::parallel::prelude::*;
 use ndarray::{Array3, ArrayView3, Axis, s};
+use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -100,7 +100,7 @@ impl Workspace {
 static KEPT: Mutex<Option<Workspace>> = Mutex::new(None);
 
 /// Frees what is kept for the next slab.
-pub(crate) fn forget(gpu: &Gpu) -> Result<(), DeviceError> {
+pub(super) fn forget(gpu: &Gpu) -> Result<(), DeviceError> {
     gpu.bind()?;
     *KEPT.lock().unwrap_or_else(PoisonError::into_inner) = None;
     gpu.forget_plans();
