@@ -21,7 +21,7 @@ use std::ops::Range;
 /// Non-finite pixels up to this share are repaired, more are refused.
 pub const BAD_SHARE: f64 = 0.01;
 /// Smallest transmission.
-const FLOOR: f32 = 1e-6;
+pub(super) const FLOOR: f32 = 1e-6;
 
 /// Some detector rows of a scan, as they are in the file.
 pub struct RawRows {
@@ -151,7 +151,7 @@ pub fn fitted(stripe: Stripe, columns: usize) -> Stripe {
     Stripe { large: stripe.large.min(odd(columns / 8)), small: stripe.small.min(odd(columns / 24)), ..stripe }
 }
 
-fn non_finite(data: &Array3<f32>) -> u64 {
+pub(super) fn non_finite(data: &Array3<f32>) -> u64 {
     data.axis_iter(Axis(0)).into_par_iter().map(|f| f.iter().filter(|v| !v.is_finite()).count() as u64).sum()
 }
 

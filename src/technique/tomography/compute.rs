@@ -7,16 +7,18 @@ use super::center::{self, Search};
 use super::chain::{RawRows, Repaired, check_beam, line_integrals};
 use super::convention;
 use super::direct;
+use super::gpu;
 use super::gridding::{Geometry, Plan};
 use super::mask;
 use super::recipe::{Algorithm, Center, Recipe};
+use crate::device::{self, Selected};
 use crate::technique::Fault;
 use ndarray::{Array2, Array3, ArrayView3, Axis, s};
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Mutex};
 
 /// Points per pixel of the direct method's interpolation.
-const UPSAMPLING: usize = 8;
+pub(super) const UPSAMPLING: usize = 8;
 /// A search whose minimum is shallower than this found nothing.
 const CONTRAST: f64 = 1.05;
 /// Fewer angles than this are not searched.
@@ -113,6 +115,21 @@ fn search(shared: &Shared<'_>, sinograms: &[(usize, String, Array2<f32>)]) -> Re
 /// # Errors
 /// [`Fault::Input`] for data or a geometry that cannot be reconstructed.
 pub fn slab(shared: &Shared<'_>, center: f64, raw: RawRows) -> Result<(Array3<f32>, Repaired), Fault> {
+    if let Selected::Gpu(device) = device::shared() {
+        match gpu::slab(&device, shared, center, &raw)? {
+            gpu::Outcome::Done(volume, repaired) => return Ok((volume, repaired)),
+            gpu::Outcome::Declined(why) => tracing::info!(rows = ?raw.rows, "not on the GPU: {why}"),
+        }
+    }
+    slab_on_cpu(shared, center, raw)
+}
+
+/// As [`slab`], on the processors.
+pub(super) fn slab_on_cpu(
+    shared: &Shared<'_>,
+    center: f64,
+    raw: RawRows,
+) -> Result<(Array3<f32>, Repaired), Fault> {
     let at = raw.at.clone();
     let (mut integrals, repaired) = line_integrals(raw, shared.recipe)?;
     integrals.remove_stripes(shared.recipe, &at)?;

@@ -19,7 +19,8 @@ const NODES: usize = 64;
 
 /// Kernel of one oversampling, tabulated.
 pub(crate) struct Kernel {
-    beta: f64,
+    /// Shape parameter.
+    pub(crate) beta: f64,
     table: Vec<[f32; WIDTH]>,
 }
 

@@ -31,6 +31,7 @@ pub mod zinger;
 mod chain;
 mod compute;
 mod finish;
+pub mod gpu;
 mod load;
 mod plan;
 pub mod preview;

@@ -77,28 +77,14 @@ pub fn transmission(
     first: usize,
 ) -> Result<Repairs, TomographyError> {
     let (_, rows, columns) = data.dim();
-    if flats.is_empty() {
-        return Err(TomographyError::TooFew { what: "flat fields", got: 0, needed: 1 });
-    }
-    for (what, shape) in std::iter::once(("dark [row, column]", dark.shape()))
-        .chain(flats.iter().map(|f| ("flat [row, column]", f.mean.shape())))
-    {
-        if shape != [rows, columns] {
-            return Err(TomographyError::Shape { what, got: shape.to_vec(), expected: vec![rows, columns] });
-        }
-    }
-    for flat in flats {
-        check("index of a flat field", flat.at, "a finite number", |_| true)?;
-    }
-    for pair in flats.windows(2) {
-        check("index of a flat field", pair[1].at, "greater than the one before", |at| at > pair[0].at)?;
-    }
+    check_frames((rows, columns), dark, flats)?;
     let repairs = data
         .axis_iter_mut(Axis(0))
         .into_par_iter()
         .enumerate()
         .map(|(angle, mut frame)| {
             let (low, high, part) = bracket(flats, (first + angle) as f64);
+            let (low, high) = (&flats[low].mean, &flats[high].mean);
             let mut repairs = Repairs::default();
             for (r, mut row) in frame.outer_iter_mut().enumerate() {
                 let mut bad = 0;
@@ -122,14 +108,41 @@ pub fn transmission(
     Ok(repairs)
 }
 
-/// The flats on either side of projection `index`, and how far it is between them.
-fn bracket(flats: &[Flat], index: f64) -> (&Array2<f32>, &Array2<f32>, f32) {
+/// Refuses darks and flats that do not suit data of this shape, as [`transmission`] does.
+///
+/// # Errors
+/// No flat, flats out of order, or frames of another shape.
+pub(super) fn check_frames(
+    (rows, columns): (usize, usize),
+    dark: ArrayView2<'_, f32>,
+    flats: &[Flat],
+) -> Result<(), TomographyError> {
+    if flats.is_empty() {
+        return Err(TomographyError::TooFew { what: "flat fields", got: 0, needed: 1 });
+    }
+    for (what, shape) in std::iter::once(("dark [row, column]", dark.shape()))
+        .chain(flats.iter().map(|f| ("flat [row, column]", f.mean.shape())))
+    {
+        if shape != [rows, columns] {
+            return Err(TomographyError::Shape { what, got: shape.to_vec(), expected: vec![rows, columns] });
+        }
+    }
+    for flat in flats {
+        check("index of a flat field", flat.at, "a finite number", |_| true)?;
+    }
+    for pair in flats.windows(2) {
+        check("index of a flat field", pair[1].at, "greater than the one before", |at| at > pair[0].at)?;
+    }
+    Ok(())
+}
+
+/// Which flats lie on either side of projection `index`, and how far it is between them.
+pub(super) fn bracket(flats: &[Flat], index: f64) -> (usize, usize, f32) {
     let after = flats.partition_point(|f| f.at <= index);
-    let low = &flats[after.saturating_sub(1)];
-    let high = &flats[after.min(flats.len() - 1)];
-    let span = high.at - low.at;
-    let part = if span > 0.0 { ((index - low.at) / span) as f32 } else { 0.0 };
-    (&low.mean, &high.mean, part)
+    let (low, high) = (after.saturating_sub(1), after.min(flats.len() - 1));
+    let span = flats[high].at - flats[low].at;
+    let part = if span > 0.0 { ((index - flats[low].at) / span) as f32 } else { 0.0 };
+    (low, high, part)
 }
 
 /// Replaces the NaN of a row by straight lines between their neighbours.

@@ -22,13 +22,24 @@ pub struct Zinger {
     pub threshold: f32,
 }
 
+impl Zinger {
+    /// Refuses settings outside their range.
+    ///
+    /// # Errors
+    /// An even or zero width, or a threshold that is not positive.
+    pub fn check(&self) -> Result<(), TomographyError> {
+        let odd = |w: f64| w % 2.0 == 1.0 && (3.0..=31.0).contains(&w);
+        check("zinger window", self.width as f64, "odd, from 3 to 31", odd)?;
+        check("zinger threshold", f64::from(self.threshold), "positive", |t| t > 0.0)
+    }
+}
+
 /// Replaces zingers in `[angle, row, column]` in place; returns how many.
 ///
 /// # Errors
-/// An even or zero width, or a threshold that is not positive.
+/// As [`Zinger::check`].
 pub fn remove(mut data: ArrayViewMut3<'_, f32>, options: Zinger) -> Result<u64, TomographyError> {
-    check("zinger window", options.width as f64, "odd, from 3 to 31", |w| w % 2.0 == 1.0 && (3.0..=31.0).contains(&w))?;
-    check("zinger threshold", f64::from(options.threshold), "positive", |t| t > 0.0)?;
+    options.check()?;
     Ok(data.axis_iter_mut(Axis(0)).into_par_iter().map(|frame| frame_remove(frame, options)).sum())
 }
 

@@ -1,0 +1,128 @@
+//! The device of this process: chosen, opened and tested once.
+//!
+//! `BEAMPILOT_DEVICE` is `auto` (the default: the first visible GPU, if it can be used), `cpu`, or `gpu` (as `auto`, but a
+//! process without a GPU it can use is unfit).
+
+use super::compile::Cache;
+use super::cuda::{self, Driver};
+use super::error::DeviceError;
+use super::gpu::Gpu;
+use super::{fft, selftest};
+use std::sync::{Arc, OnceLock};
+
+/// What `BEAMPILOT_DEVICE` asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    /// A GPU if there is one.
+    Auto,
+    /// No GPU.
+    Cpu,
+    /// A GPU, or nothing.
+    Gpu,
+}
+
+impl Choice {
+    /// Reads `BEAMPILOT_DEVICE`.
+    ///
+    /// # Errors
+    /// Another word than `auto`, `cpu`, `gpu`.
+    pub fn from_environment() -> Result<Self, String> {
+        Self::parse(std::env::var("BEAMPILOT_DEVICE").ok().as_deref())
+    }
+
+    fn parse(word: Option<&str>) -> Result<Self, String> {
+        match word {
+            None | Some("" | "auto") => Ok(Self::Auto),
+            Some("cpu") => Ok(Self::Cpu),
+            Some("gpu") => Ok(Self::Gpu),
+            Some(other) => Err(format!("BEAMPILOT_DEVICE is {other:?}; write auto, cpu or gpu")),
+        }
+    }
+}
+
+/// What came of it.
+#[derive(Clone)]
+pub enum Selected {
+    /// This GPU, tested.
+    Gpu(Arc<Gpu>),
+    /// The processors, because that is all there is or all that was asked for.
+    Cpu,
+    /// There is a GPU that must not be used, or none where one was asked for. What runs here runs on the processors.
+    Unfit(String),
+}
+
+/// Opens and tests the device that `choice` names. Never panics.
+#[must_use]
+pub fn open(choice: Choice, cache: Cache) -> Selected {
+    if choice == Choice::Cpu {
+        return Selected::Cpu;
+    }
+    let found = cuda::discover();
+    let none = |why: String| match choice {
+        Choice::Gpu => Selected::Unfit(format!("BEAMPILOT_DEVICE is gpu, but {why}")),
+        _ => Selected::Cpu,
+    };
+    let info = match (&found.driver, found.gpus.first()) {
+        (Driver::Absent, _) => return none("there is no libcuda".to_owned()),
+        (Driver::Broken(problem), _) => return Selected::Unfit(format!("the GPU driver does not answer: {problem}")),
+        (Driver::Works(_), None) => return none("no GPU is visible; see CUDA_VISIBLE_DEVICES".to_owned()),
+        (Driver::Works(_), Some(info)) => info.clone(),
+    };
+    if !fft::available() {
+        let why = "libcufft cannot be loaded; load the site's CUDA toolkit module or add its folder to LD_LIBRARY_PATH";
+        tracing::warn!(gpu = info.name, "the GPU is not used: {why}");
+        return none(why.to_owned());
+    }
+    let name = info.name.clone();
+    // cudarc panics where a library lacks a function.
+    let tried = std::panic::catch_unwind(|| -> Result<_, DeviceError> {
+        let gpu = Gpu::open(info, cache)?;
+        let report = selftest::run(&gpu)?;
+        Ok((gpu, report))
+    });
+    match tried {
+        Ok(Ok((gpu, report))) => {
+            let health = report.health;
+            tracing::info!(gpu = name, arch = gpu.arch(), tested_bytes = report.tested, ?health, "the GPU is fit");
+            Selected::Gpu(Arc::new(gpu))
+        }
+        Ok(Err(missing @ DeviceError::Missing { .. })) => {
+            tracing::warn!(gpu = name, "the GPU is not used: {missing}");
+            none(missing.to_string())
+        }
+        Ok(Err(error)) => Selected::Unfit(format!("GPU {name}: {error}")),
+        Err(_) => Selected::Unfit(format!("GPU {name}: a function is missing in a CUDA library")),
+    }
+}
+
+/// The device of this process, the same whenever asked; the first to ask opens and tests it.
+pub fn shared() -> Selected {
+    // Unit tests mean the CPU; those of the device bring their own.
+    if cfg!(test) {
+        return Selected::Cpu;
+    }
+    static SHARED: OnceLock<Selected> = OnceLock::new();
+    SHARED
+        .get_or_init(|| match Choice::from_environment() {
+            Ok(choice) => open(choice, Cache::from_environment()),
+            Err(problem) => Selected::Unfit(problem),
+        })
+        .clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_checked() {
+        assert_eq!(Choice::parse(None), Ok(Choice::Auto));
+        assert_eq!(Choice::parse(Some("cpu")), Ok(Choice::Cpu));
+        assert!(Choice::parse(Some("cuda")).unwrap_err().contains("auto, cpu or gpu"));
+    }
+
+    #[test]
+    fn asked_for_the_cpu_nothing_is_loaded() {
+        assert!(matches!(open(Choice::Cpu, Cache::at("/nowhere")), Selected::Cpu));
+    }
+}

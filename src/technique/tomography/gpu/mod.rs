@@ -1,0 +1,185 @@
+//! Slabs on a GPU: the same chain as [`super::compute::slab`] on the CPU, kernel by kernel.
+//!
+//! Contract
+//! - The algorithm is that of the CPU, so that results agree to rounding (1e-5 relative L2). What the GPU cannot do it
+//!   declines, in words, and the CPU does it.
+//! - A slab goes through in chunks of rows, sized to the device's free memory; when memory runs out nevertheless the chunks
+//!   are halved, and only when a single pair of rows does not fit is the slab declined.
+//! - Three streams: while a chunk is computed the next is uploaded and the one before downloaded ([`pipeline`]).
+//! - A device that fails is [`Fault::Task`]: the task is tried elsewhere, and the device is for the coordinator to judge.
+//! - Counts of repairs cover the slab's own rows; the CPU counts the margin's rows, too.
+
+pub mod check;
+mod constants;
+mod memory;
+mod pipeline;
+mod steps;
+
+use super::chain::{BAD_SHARE, RawRows, Repaired, fitted};
+use super::compute::{Shared, UPSAMPLING};
+use super::error::TomographyError;
+use super::gridding::{Geometry, Padding, Plan};
+use super::normalize::{self, Flat};
+use super::recipe::{Algorithm, Recipe};
+use super::stripe::Stripe;
+use super::zinger::Zinger;
+use super::convention;
+use crate::device::{DeviceError, Gpu};
+use crate::technique::Fault;
+use ndarray::{Array2, Array3};
+
+/// Everything about a slab but its pixels.
+pub(super) struct Setup {
+    pub plan: Plan,
+    pub algorithm: Algorithm,
+    pub centre: f64,
+    /// Rows of the arrays, the margins included.
+    pub held: usize,
+    /// Rows before the first that is wanted.
+    pub before: usize,
+    /// Rows wanted.
+    pub rows: usize,
+    pub zinger: Option<Zinger>,
+    pub stripe: Option<Stripe>,
+    pub logarithm: bool,
+    pub floor: f32,
+    /// Squared radius of the mask in pixels; negative for none.
+    pub radius2: f64,
+    pub factor: f32,
+    pub dark: Array2<f32>,
+    pub flats: Vec<Flat>,
+}
+
+impl Setup {
+    fn reach(&self) -> usize {
+        self.zinger.map_or(0, |z| z.width / 2)
+    }
+
+    fn size(&self) -> usize {
+        self.plan.size
+    }
+
+    fn fine(&self) -> usize {
+        self.plan.padded * UPSAMPLING
+    }
+}
+
+/// What a recipe may say for its slabs to be done on a GPU: the keys known here, and any value of them; every other key
+/// only with its default value. A key that is new to the recipe is so never passed over in silence.
+fn unknown_choice(recipe: &Recipe) -> Option<String> {
+    const KNOWN: [&str; 17] = [
+        "center",
+        "center_search",
+        "algorithm",
+        "filter",
+        "padding",
+        "zinger",
+        "stripe",
+        "normalize",
+        "minus_log",
+        "mask",
+        "pixel_size_um",
+        "angles",
+        "reverse",
+        "single_file",
+        "preview",
+        "device",
+        "output",
+    ];
+    let (asked, usual) = (serde_json::to_value(recipe).ok()?, serde_json::to_value(Recipe::default()).ok()?);
+    let other = asked.as_object()?.iter().find(|(key, value)| {
+        !KNOWN.contains(&key.as_str()) && usual.get(key.as_str()).is_none_or(|default| default != *value)
+    });
+    other.map(|(key, value)| format!("{key} = {value} is done on the CPU"))
+}
+
+/// What came of a slab.
+pub(super) enum Outcome {
+    /// `[z, y, x]`, as the CPU's.
+    Done(Array3<f32>, Repaired),
+    /// Left to the CPU, and why.
+    Declined(String),
+}
+
+/// Reconstructs rows on a GPU.
+///
+/// # Errors
+/// [`Fault::Input`] as on the CPU, [`Fault::Task`] when the device fails.
+pub(super) fn slab(gpu: &Gpu, shared: &Shared<'_>, center: f64, raw: &RawRows) -> Result<Outcome, Fault> {
+    let recipe = shared.recipe;
+    if let Some(why) = unknown_choice(recipe) {
+        return Ok(Outcome::Declined(why));
+    }
+    let refused = |e: TomographyError| Fault::Input(format!("{}: {e}", raw.at));
+    let (_, held, columns) = raw.projections.dim();
+    let mut repaired = Repaired::default();
+    if raw.floating {
+        repaired.non_finite = super::chain::non_finite(&raw.projections);
+        if repaired.non_finite as f64 > BAD_SHARE * raw.projections.len().max(1) as f64 {
+            // The CPU has the words for it.
+            return Ok(Outcome::Declined("too many pixels are not finite".to_owned()));
+        }
+    }
+    let (dark, flats) = if recipe.normalize {
+        let dark = raw.darks.as_ref();
+        let dark = dark.map_or_else(|| Array2::zeros((held, columns)), |d| normalize::mean_frame(d.view()));
+        let means = raw.flats.iter().map(|(at, f)| Flat { at: *at, mean: normalize::mean_frame(f.view()) });
+        (dark, means.collect::<Vec<_>>())
+    } else {
+        (Array2::zeros((held, columns)), vec![Flat { at: 0.0, mean: Array2::ones((held, columns)) }])
+    };
+    normalize::check_frames((held, columns), dark.view(), &flats).map_err(refused)?;
+    let geometry = Geometry {
+        centre: center,
+        filter: recipe.filter,
+        padding: recipe.padding,
+        ..Geometry::new(columns, shared.angles)
+    };
+    let radius = recipe.mask.map(|ratio| ratio * columns as f64 / 2.0);
+    let setup = Setup {
+        plan: Plan::new(&geometry).map_err(refused)?,
+        algorithm: recipe.algorithm,
+        centre: center,
+        held,
+        before: raw.margin.0,
+        rows: held - raw.margin.0 - raw.margin.1,
+        zinger: recipe.zinger,
+        stripe: recipe.stripe.map(|s| fitted(s, columns)),
+        logarithm: recipe.minus_log,
+        floor: super::chain::FLOOR,
+        radius2: radius.map_or(-1.0, |r| r * r),
+        factor: shared.pixel_size_cm.map_or(1.0, |cm| convention::per_cm(cm) as f32),
+        dark,
+        flats,
+    };
+    if let Some(zinger) = &setup.zinger {
+        zinger.check().map_err(refused)?;
+    }
+    if let Some(stripe) = &setup.stripe {
+        stripe.check().map_err(refused)?;
+    }
+    match run(gpu, &setup, &raw.projections) {
+        Ok(Ok((volume, counted))) => Ok(Outcome::Done(volume, repaired.plus(counted))),
+        Ok(Err(why)) => Ok(Outcome::Declined(why)),
+        Err(error) => Err(Fault::Task(format!("{}: the GPU failed: {error}", raw.at))),
+    }
+}
+
+/// Runs a slab; the inner error is why it is declined.
+fn run(
+    gpu: &Gpu,
+    setup: &Setup,
+    projections: &Array3<f32>,
+) -> Result<Result<(Array3<f32>, Repaired), String>, DeviceError> {
+    gpu.bind()?;
+    if let Some(why) = memory::too_large(gpu, setup)? {
+        return Ok(Err(why));
+    }
+    pipeline::run(gpu, setup, projections)
+}
+
+impl Setup {
+    fn edge(&self) -> bool {
+        self.plan.padding == Padding::Edge
+    }
+}
