@@ -2,6 +2,7 @@
 //! coordinator knows nothing of pixels. Adding one touches its own folder and [`registry`].
 
 pub mod command;
+pub mod laue;
 pub mod plan;
 pub mod tomography;
 
