@@ -2,12 +2,12 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test soak soak-real lint bench doc clean
+.PHONY: help setup build demo test soak soak-real lint bench gpu-bundle gpu-check doc clean
 
 ENV := . scripts/env.sh;
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what the build needs (apt) or say what to install
 	@scripts/setup.sh
@@ -41,6 +41,12 @@ bench: build ## measure the numerics and the runtime itself
 	@$(ENV) cargo bench --locked $$BEAMPILOT_FEATURES
 	@target/release/beampilot bench dispatch
 	@$(ENV) if [ -z "$$BEAMPILOT_FEATURES" ] && [ -n "$$BEAMPILOT_MPIEXEC" ]; then "$$BEAMPILOT_MPIEXEC" -n 4 target/release/beampilot bench dispatch; fi
+
+gpu-bundle: setup ## pack what proves the GPU code on a machine with a card: target/gpu-check.tar.gz
+	@scripts/gpu-bundle.sh
+
+gpu-check: gpu-bundle ## prove and measure the GPU code, here or on GPU_HOST (by ssh); writes docs/gpu-results.md
+	@scripts/gpu-check.sh
 
 doc: setup ## reference in target/doc, manual pages in target/man, completions in target/completions
 	@$(ENV) cargo doc --locked --no-deps $$BEAMPILOT_FEATURES

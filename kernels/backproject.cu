@@ -8,6 +8,7 @@
 #ifndef PAIRS
 #define PAIRS 4
 #endif
+static_assert(PAIRS == 1 || PAIRS == 2 || PAIRS == 4 || PAIRS == 8, "samples are read in pairs of pairs");
 
 struct Ray {
     double cosine, sine;  // times the points per pixel

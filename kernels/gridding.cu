@@ -9,6 +9,7 @@
 #ifndef PAIRS
 #define PAIRS 8
 #endif
+static_assert(PAIRS == 1 || PAIRS == 2 || PAIRS == 4 || PAIRS == 8, "samples are read in pairs of pairs");
 
 // Rows [row, angle, column] to padded complex lines [pair, angle, padded]; rows that do not exist count as 0. Grid
 // (blocks along padded, angles, PAIRS).

@@ -8,6 +8,7 @@
 #ifndef WINDOW
 #define WINDOW 21
 #endif
+static_assert(WINDOW % 2 == 1, "a window has a middle");
 
 // Puts `entering` in the place of one `leaving` of the sorted window; see the twin for why this is a sort.
 DEVICE void replace(int (&window)[WINDOW], int leaving, int entering) {

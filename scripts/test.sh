@@ -40,6 +40,10 @@ embedded() {
   cargo test --locked --no-default-features "${tests[@]}"
 }
 
+# With it kernels are compiled for the cards that matter; what is missing is said at the end.
+export BEAMPILOT_NVRTC
+BEAMPILOT_NVRTC=$(scripts/nvrtc.sh)
+
 # shellcheck disable=SC2086 # The features are several words or none.
 default() { cargo test --locked $BEAMPILOT_FEATURES; }
 
@@ -68,7 +72,12 @@ mpich() (
 want=" ${*:-format embedded default mpich} "
 case "$want" in *" format "*) stage format "rustfmt" format ;; esac
 case "$want" in *" embedded "*) stage embedded "without MPI: command line and embedded runs" embedded ;; esac
-case "$want" in *" default "*) stage default "everything${BEAMPILOT_MPIEXEC:+, with $BEAMPILOT_MPIEXEC}" default ;; esac
+case "$want" in
+  *" default "*)
+    stage default "everything${BEAMPILOT_MPIEXEC:+, with $BEAMPILOT_MPIEXEC}" default
+    if [ -z "$BEAMPILOT_NVRTC" ]; then skip nvrtc "no libnvrtc: kernels were NOT compiled for any GPU; see scripts/nvrtc.sh"; fi
+    ;;
+esac
 case "$want" in
   *" mpich "*)
     if [ -z "$(first_command mpicc.mpich)" ]; then

@@ -75,7 +75,7 @@ struct Driver {
     uint64_t last_ticket = 0;
     std::map<uintptr_t, std::pair<size_t, size_t>> memory;  // address → bytes asked for, bytes mapped
     std::map<uintptr_t, size_t> pinned;
-    size_t used = 0, limit = size_t(256) << 20;
+    size_t used = 0, limit = size_t(256) << 20, boast = 0;
     std::string fault = environment("BEAMPILOT_EMULATED_FAULT");
     std::string failed;
     int status = SUCCESS;
@@ -253,6 +253,11 @@ API void bp_emulation_reset(uint64_t seed, uint64_t limit) {
     d.reseed(seed);
     if (limit) d.limit = limit;
 }
+// Says that so many bytes more are free than can be had, as on a device that others use, too.
+API void bp_emulation_boast(uint64_t bytes) {
+    Lock guard(lock);
+    driver().boast = bytes;
+}
 API uint64_t bp_emulation_used() {
     Lock guard(lock);
     return driver().used;
@@ -292,8 +297,9 @@ API int cuCtxSynchronize() {
 }
 API int cuMemGetInfo_v2(size_t* free, size_t* total) {
     Lock guard(lock);
-    *total = driver().limit;
-    *free = driver().limit > driver().used ? driver().limit - driver().used : 0;
+    const size_t said = driver().limit + driver().boast;
+    *total = said;
+    *free = said > driver().used ? said - driver().used : 0;
     return SUCCESS;
 }
 API int cuMemAlloc_v2(uint64_t* p, size_t bytes) {

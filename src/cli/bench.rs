@@ -1,4 +1,4 @@
-//! `beampilot bench`: how fast the runtime itself is, on this machine and under this MPI.
+//! `beampilot bench`: how fast the runtime itself is, on this machine and under this MPI, and the GPU.
 
 use super::{Exit, OrExit};
 use crate::coordinator::benchmark::{self, BenchServices};
@@ -11,10 +11,11 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Measures the runtime itself.
+/// Measures the runtime itself, and the GPU.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
-  beampilot bench dispatch")]
+  beampilot bench dispatch
+  beampilot bench gpu")]
 pub struct Args {
     /// What to measure.
     #[command(subcommand)]
@@ -26,6 +27,7 @@ pub struct Args {
 #[allow(missing_docs)] // Described at its `Args`.
 pub enum What {
     Dispatch(DispatchArgs),
+    Gpu(super::bench_gpu::Args),
 }
 
 /// Tasks a second that the coordinator hands out and takes back, with tasks that do nothing.
@@ -53,7 +55,10 @@ pub struct DispatchArgs {
 /// # Errors
 /// What the frame turns into an exit code.
 pub fn run(args: Args) -> anyhow::Result<Exit> {
-    let What::Dispatch(args) = args.what;
+    let args = match args.what {
+        What::Dispatch(args) => args,
+        What::Gpu(args) => return super::bench_gpu::run(&args),
+    };
     let chosen = match args.executors {
         Some(one) => vec![one],
         // The ranks of one mpiexec meet once.

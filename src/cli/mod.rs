@@ -9,6 +9,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod bench;
+pub mod bench_gpu;
 pub mod campaign;
 pub mod check;
 pub mod doctor;

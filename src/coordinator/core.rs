@@ -291,6 +291,7 @@ impl Core {
             Event::ExecutorDied { worker, reason, running, waiting, culprit } => {
                 self.on_executor_died(now, worker, &reason, &running, &waiting, culprit);
             }
+            Event::WorkerUnfit { worker, reason } => self.on_worker_unfit(worker, &reason),
             Event::WorkerLost { worker, reason } => self.on_worker_lost(now, worker, &reason),
             Event::Started { attempt, .. } => {
                 if let Some(attempt) = self.attempts.get_mut(&attempt) {

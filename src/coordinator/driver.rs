@@ -219,6 +219,7 @@ impl Driver {
                 // it dead if it is.
                 at_once(Event::ExecutorDied { worker, reason, running, waiting, culprit: culprit.map(AttemptNo) })
             }
+            FromWorker::Unfit { reason } => at_once(Event::WorkerUnfit { worker, reason }),
             FromWorker::Bye => {
                 heard.remove(&worker);
                 self.writers.reaped(worker);

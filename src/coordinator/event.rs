@@ -164,6 +164,13 @@ pub enum Event {
         /// For which of them it was killed, when that is why.
         culprit: Option<AttemptNo>,
     },
+    /// A worker says that its device is not fit for work.
+    WorkerUnfit {
+        /// Which.
+        worker: WorkerId,
+        /// What failed.
+        reason: String,
+    },
     /// An attempt left the worker's prefetch queue.
     Started {
         /// Where.

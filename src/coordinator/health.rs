@@ -1,6 +1,6 @@
 //! Workers that fail where others succeed. A task that failed on one worker and then went well on another was not at
 //! fault: the worker was. Three such blames within ten minutes drain it (its GPU), two drained workers of a host drain
-//! the host, unless nobody would be left.
+//! the host, unless nobody would be left. A worker whose GPU fails its self-test says so itself, and is drained at once.
 //!
 //! Same contract as [`super::core`].
 
@@ -40,6 +40,11 @@ impl Core {
         if drained >= WORKERS_OF_HOST && !rest.is_empty() {
             self.drain_workers(&rest, &format!("{drained} other workers of host {host} are drained"));
         }
+    }
+
+    /// A device that fails its own test is drained; what it already holds it may end, on its processors.
+    pub(super) fn on_worker_unfit(&mut self, worker: WorkerId, reason: &str) {
+        self.drain_workers(&[worker], reason);
     }
 
     /// Gives these workers nothing more; never the last ones.

@@ -1,7 +1,10 @@
-//! The device of this process: chosen, opened and tested once.
+//! The device of this process: chosen, tested, opened.
 //!
 //! `BEAMPILOT_DEVICE` is `auto` (the default: the first visible GPU, if it can be used), `cpu`, or `gpu` (as `auto`, but a
 //! process without a GPU it can use is unfit).
+//!
+//! An executor tests its GPU when it starts ([`examine`]) and lets go of it again: what it then runs may be another's
+//! program that wants the GPU for itself. The first slab opens it for good ([`shared`]).
 
 use super::compile::Cache;
 use super::cuda::{self, Driver};
@@ -51,9 +54,18 @@ pub enum Selected {
     Unfit(String),
 }
 
-/// Opens and tests the device that `choice` names. Never panics.
+/// Opens the device that `choice` names, and tests it. Never panics.
 #[must_use]
 pub fn open(choice: Choice, cache: Cache) -> Selected {
+    open_with(choice, cache, |gpu| {
+        let report = selftest::run(gpu)?;
+        let (arch, tested, health) = (gpu.arch(), report.tested, report.health);
+        tracing::info!(gpu = gpu.info.name, arch, tested_bytes = tested, ?health, "the GPU is fit");
+        Ok(())
+    })
+}
+
+fn open_with(choice: Choice, cache: Cache, test: fn(&Gpu) -> Result<(), DeviceError>) -> Selected {
     if choice == Choice::Cpu {
         return Selected::Cpu;
     }
@@ -77,15 +89,11 @@ pub fn open(choice: Choice, cache: Cache) -> Selected {
     // cudarc panics where a library lacks a function.
     let tried = std::panic::catch_unwind(|| -> Result<_, DeviceError> {
         let gpu = Gpu::open(info, cache)?;
-        let report = selftest::run(&gpu)?;
-        Ok((gpu, report))
+        test(&gpu)?;
+        Ok(gpu)
     });
     match tried {
-        Ok(Ok((gpu, report))) => {
-            let health = report.health;
-            tracing::info!(gpu = name, arch = gpu.arch(), tested_bytes = report.tested, ?health, "the GPU is fit");
-            Selected::Gpu(Arc::new(gpu))
-        }
+        Ok(Ok(gpu)) => Selected::Gpu(Arc::new(gpu)),
         Ok(Err(missing @ DeviceError::Missing { .. })) => {
             tracing::warn!(gpu = name, "the GPU is not used: {missing}");
             none(missing.to_string())
@@ -95,19 +103,49 @@ pub fn open(choice: Choice, cache: Cache) -> Selected {
     }
 }
 
-/// The device of this process, the same whenever asked; the first to ask opens and tests it.
-pub fn shared() -> Selected {
-    // Unit tests mean the CPU; those of the device bring their own.
-    if cfg!(test) {
-        return Selected::Cpu;
+/// What the test of this process's device said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Verdict {
+    Fit,
+    NoGpu,
+    Unfit(String),
+}
+
+fn verdict() -> &'static Verdict {
+    static VERDICT: OnceLock<Verdict> = OnceLock::new();
+    VERDICT.get_or_init(|| {
+        // Unit tests mean the CPU; those of the device bring their own.
+        if cfg!(test) {
+            return Verdict::NoGpu;
+        }
+        match Choice::from_environment() {
+            Ok(choice) => match open(choice, Cache::from_environment()) {
+                Selected::Gpu(_) => Verdict::Fit,
+                Selected::Cpu => Verdict::NoGpu,
+                Selected::Unfit(why) => Verdict::Unfit(why),
+            },
+            Err(problem) => Verdict::Unfit(problem),
+        }
+    })
+}
+
+/// Tests the device of this process, the first time; why it must not be used, if so.
+pub fn examine() -> Option<&'static str> {
+    match verdict() {
+        Verdict::Unfit(why) => Some(why),
+        _ => None,
     }
+}
+
+/// The device of this process, the same whenever asked; the first to ask opens it, after [`examine`].
+pub fn shared() -> Selected {
     static SHARED: OnceLock<Selected> = OnceLock::new();
-    SHARED
-        .get_or_init(|| match Choice::from_environment() {
-            Ok(choice) => open(choice, Cache::from_environment()),
-            Err(problem) => Selected::Unfit(problem),
-        })
-        .clone()
+    let open = || match verdict() {
+        Verdict::Fit => open_with(Choice::Auto, Cache::from_environment(), |_| Ok(())),
+        Verdict::NoGpu => Selected::Cpu,
+        Verdict::Unfit(why) => Selected::Unfit(why.clone()),
+    };
+    SHARED.get_or_init(open).clone()
 }
 
 #[cfg(test)]

@@ -32,11 +32,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+/// The services of a pilot, as against those of benchmarks and tests.
+const PILOT: &str = "pilot";
+
 /// What an executor needs beside techniques.
 pub trait Services: Send + Sync {
     /// What an executor in a process of its own is told, to find the same services.
     fn name(&self) -> &'static str {
-        "pilot"
+        PILOT
     }
 
     /// The technique of that name.
@@ -134,7 +137,7 @@ impl Executor {
             ended: Condvar::new(),
         });
         shared.emit(hello);
-        let mut this = Self { shared, threads: Vec::with_capacity(4) };
+        let mut this = Self { shared, threads: Vec::with_capacity(5) };
         // On an error `this` is dropped, and the threads that did start end.
         let mut start = |name: &str, body: Box<dyn FnOnce(&Shared) + Send>| {
             let shared = Arc::clone(&this.shared);
@@ -147,6 +150,9 @@ impl Executor {
         start("compute", compute)?;
         start("store", store)?;
         start("beat", Box::new(Shared::beat))?;
+        if this.shared.config.services.name() == PILOT {
+            start("device", Box::new(Shared::examine_device))?;
+        }
         Ok(this)
     }
 
@@ -378,6 +384,14 @@ impl Shared {
         drop(queue);
         self.work.notify_all();
         self.ended.notify_all();
+    }
+
+    /// The fifth thread: tests the GPU once, aside, for a device that hangs must not silence the beats.
+    fn examine_device(&self) {
+        if let Some(reason) = crate::device::examine() {
+            tracing::error!(worker = %self.config.id, "{reason}");
+            self.emit(FromWorker::Unfit { reason: reason.to_owned() });
+        }
     }
 
     /// The fourth thread: beats, and in the end waits for running phases and says `Bye`.

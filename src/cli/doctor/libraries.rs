@@ -1,7 +1,9 @@
 //! Doctor on libraries: MPI and its launcher, HDF5, CUDA.
 
 use super::{Check, bytes};
+use crate::device::compile::Cache;
 use crate::device::cuda::{self, Driver};
+use crate::device::{self, Choice, Selected};
 use crate::site::packages::{Need, System, remedy};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -227,6 +229,18 @@ fn cuda_checks(system: System) -> Vec<Check> {
         checks.push(match found.nvrtc {
             Some((major, minor)) => Check::ok("cuda.nvrtc", format!("NVRTC {major}.{minor}")),
             None => Check::warn("cuda.nvrtc", "no libnvrtc: kernels cannot be compiled", remedy(system, Need::Nvrtc)),
+        });
+    }
+    if !found.gpus.is_empty() {
+        checks.push(match device::open(Choice::Auto, Cache::from_environment()) {
+            Selected::Gpu(gpu) => Check::ok("cuda.selftest", format!("{} passed ({})", gpu.info.name, gpu.arch())),
+            Selected::Cpu => {
+                let remedy = "load the CUDA toolkit module; until then everything runs on the CPU";
+                Check::warn("cuda.selftest", "a library that kernels need is missing: libcufft or libnvrtc", remedy)
+            }
+            Selected::Unfit(why) => {
+                Check::fail("cuda.selftest", why, "do not use this GPU; tell the site, and see nvidia-smi -q")
+            }
         });
     }
     for gpu in &found.gpus {

@@ -470,6 +470,30 @@ fn a_straggler_is_duplicated_and_the_first_result_wins() {
 }
 
 #[test]
+fn a_worker_whose_device_is_unfit_is_drained_and_its_job_goes_on() {
+    let mut b = Bench::new(vec![stream("s")]).workers(2);
+    b.plan = plan(&[4]);
+    b.plan.preview = None;
+    b.arrive("s", "a");
+    b.until("s0-0");
+    b.step(Event::WorkerUnfit { worker: WorkerId(1), reason: "GPU x: self-test: a sum was wrong".to_owned() });
+    assert!(b.alarms.iter().any(|a| a.contains("worker 1 on node is drained") && a.contains("self-test")), "{:?}", b.alarms);
+    let held = b.assigned.iter().filter(|a| a.0 == WorkerId(1)).count();
+    while !b.assigned.is_empty() {
+        b.succeed(0);
+        let now = b.assigned.iter().filter(|a| a.0 == WorkerId(1)).count();
+        assert!(now <= held, "a drained worker was given a task");
+    }
+    assert_eq!(b.published.len(), 1);
+    assert!(b.quarantined.is_empty());
+    // The last one stays, and a warning is all.
+    b.step(Event::WorkerUnfit { worker: WorkerId(0), reason: "GPU y: hot".to_owned() });
+    assert!(b.alarms.iter().any(|a| a.contains("worker 0 on node is suspect, but there is no other")), "{:?}", b.alarms);
+    let drained: Vec<bool> = b.core.view(b.now).workers.iter().map(|w| w.drained).collect();
+    assert_eq!(drained, [false, true]);
+}
+
+#[test]
 fn a_worker_on_which_tasks_fail_that_go_well_elsewhere_is_drained() {
     let mut b = Bench::new(vec![stream("s")]).workers(3);
     b.plan = plan(&[24]);

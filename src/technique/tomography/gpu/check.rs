@@ -90,6 +90,10 @@ fn differing<T: PartialEq>(got: &[T], want: &[T]) -> f64 {
     got.iter().zip(want).filter(|(a, b)| a != b).count() as f64
 }
 
+/// Stripe windows of the sizes that `beampilot bench gpu` checks: an eighth and a 24th of 333, 512, 192 and 48 columns, odd,
+/// as [`Rig::stripes`] and [`super::fitted`] make them.
+pub(super) const WINDOWS: [usize; 13] = [3, 5, 7, 9, 13, 15, 21, 23, 41, 43, 61, 63, 65];
+
 struct Rig<'a> {
     gpu: &'a Gpu,
     stream: Stream,
@@ -199,6 +203,7 @@ impl Rig<'_> {
             flagged: &flagged,
             counters: &counters,
             images: &images,
+            probe: None,
         })?;
         let size = setup.size();
         Ok((self.get(&sinograms, all)?, self.get(&images, setup.rows * size * size)?, self.get(&counters, 3)?))

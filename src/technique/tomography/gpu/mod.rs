@@ -9,8 +9,10 @@
 //! - A device that fails is [`Fault::Task`]: the task is tried elsewhere, and the device is for the coordinator to judge.
 //! - Counts of repairs cover the slab's own rows; the CPU counts the margin's rows, too.
 
+pub mod bench;
 pub mod check;
 mod constants;
+pub mod cost;
 mod memory;
 mod pipeline;
 mod steps;

@@ -220,6 +220,7 @@ fn through(
             flagged,
             counters,
             images: &slot.images,
+            probe: None,
         }
         .run()?;
         compute.record(&slot.done)?;

@@ -6,12 +6,13 @@ use super::Setup;
 use super::constants::{BUCKETS, Constants};
 use super::memory::{Needs, STRETCH};
 use crate::device::fft::{Direction, Layout};
-use crate::device::gpu::{Arg, Buffer, Function, Shape, Stream};
+use crate::device::gpu::{Arg, Buffer, Event, Shape, Stream};
 use crate::device::kernels::{File, Program};
 use crate::device::{DeviceError, Gpu};
 use crate::technique::tomography::compute::UPSAMPLING;
 use crate::technique::tomography::recipe::Algorithm;
 use crate::technique::tomography::stripe::Stripe;
+use std::cell::RefCell;
 
 /// A chunk: some rows of the slab on the device.
 pub(super) struct Chunk<'a> {
@@ -36,7 +37,12 @@ pub(super) struct Chunk<'a> {
     /// Repaired, replaced, floored.
     pub counters: &'a Buffer,
     pub images: &'a Buffer,
+    /// Takes an event behind every kernel, for benchmarks.
+    pub probe: Option<&'a Probe>,
 }
+
+/// Names of kernels and the events behind them.
+pub(super) type Probe = RefCell<Vec<(&'static str, Event)>>;
 
 /// Threads of a block that works on one line.
 const THREADS: u32 = 256;
@@ -62,8 +68,32 @@ pub(super) fn stripe_bytes(rows: usize, angles: usize, columns: usize) -> usize 
 }
 
 impl Chunk<'_> {
-    fn function(&self, file: File, name: &'static str) -> Result<Function, DeviceError> {
-        self.gpu.function(&Program::of(file), name)
+    fn launch(
+        &self,
+        program: &Program,
+        name: &'static str,
+        shape: Shape,
+        arguments: &[Arg],
+    ) -> Result<(), DeviceError> {
+        self.stream.launch(self.gpu.function(program, name)?, shape, arguments)?;
+        self.mark(name)
+    }
+
+    fn transform(&self, layout: Layout, from: u64, to: u64, direction: Direction) -> Result<(), DeviceError> {
+        self.gpu.transform(self.stream, layout, from, to, direction)?;
+        self.mark(match (layout.height, direction) {
+            (1, Direction::Forward) => "transform of rows",
+            (1, Direction::Inverse) => "transform of fine rows",
+            _ => "transform of grids",
+        })
+    }
+
+    fn mark(&self, name: &'static str) -> Result<(), DeviceError> {
+        let Some(probe) = self.probe else { return Ok(()) };
+        let event = self.gpu.event()?;
+        self.stream.record(&event)?;
+        probe.borrow_mut().push((name, event));
+        Ok(())
     }
 
     /// Everything: counts to images.
@@ -104,9 +134,10 @@ impl Chunk<'_> {
             self.counters.address(0).into(),
         ];
         let line = Shape::line(lines, THREADS);
-        self.stream.launch(self.function(File::Normalise, "transmission")?, line, &transmission)?;
+        let normalise = Program::of(File::Normalise);
+        self.launch(&normalise, "transmission", line, &transmission)?;
         let repair = [Arg::from(self.counts), columns.into(), Arg::from(self.flagged)];
-        self.stream.launch(self.function(File::Normalise, "repair")?, line.shared(4 * columns), &repair)?;
+        self.launch(&normalise, "repair", line.shared(4 * columns), &repair)?;
 
         let row = angles * columns;
         let logarithm = |from: u64, in_row: usize, in_angle: usize| -> Result<(), DeviceError> {
@@ -123,8 +154,7 @@ impl Chunk<'_> {
                 i32::from(setup.logarithm).into(),
                 self.counters.address(16).into(),
             ];
-            let function = self.function(File::Normalise, "minus_log")?;
-            self.stream.launch(function, Shape::line(self.rows * angles, THREADS), &arguments)
+            self.launch(&normalise, "minus_log", Shape::line(self.rows * angles, THREADS), &arguments)
         };
         let Some(zinger) = setup.zinger else {
             return logarithm(self.counts.address(4 * self.before * columns), columns, self.held * columns);
@@ -142,7 +172,7 @@ impl Chunk<'_> {
             self.counters.address(8).into(),
         ];
         let shape = Shape::over(columns, self.rows, angles, THREADS);
-        self.stream.launch(self.function(File::Zinger, "zinger")?, shape, &arguments)?;
+        self.launch(&Program::of(File::Zinger), "zinger", shape, &arguments)?;
         if setup.logarithm { logarithm(self.sinograms.address(0), row, columns) } else { Ok(()) }
     }
 
@@ -159,7 +189,7 @@ impl Chunk<'_> {
         let factors = carve.take(8 * lines);
         let (left, right, found) = (carve.take(4 * lines), carve.take(4 * lines), carve.take(lines));
         let launch = |name: &'static str, shape: Shape, arguments: &[Arg]| {
-            self.stream.launch(self.function(File::Stripe, name)?, shape, arguments)
+            self.launch(&Program::of(File::Stripe), name, shape, arguments)
         };
         let transpose = |from: u64, to: u64, height: usize, width: usize| {
             let grid = [width.div_ceil(32), height.div_ceil(32), rows];
@@ -216,7 +246,7 @@ impl Chunk<'_> {
         let (program, stretch) = median_program(width, columns);
         let shape = Shape::over(angles, columns.div_ceil(stretch), self.rows, 128);
         let arguments = [from.into(), to.into(), angles.into(), columns.into(), stretch.into()];
-        self.stream.launch(self.gpu.function(&program, "median_columns")?, shape, &arguments)
+        self.launch(&program, "median_columns", shape, &arguments)
     }
 
     /// Rows to spectra `[pair, angle, padded]` at `lines`.
@@ -233,9 +263,9 @@ impl Chunk<'_> {
             i32::from(self.setup.edge()).into(),
         ];
         let shape = Shape::over(plan.padded, plan.angles, pairs, THREADS);
-        self.stream.launch(self.gpu.function(program, "load_rows")?, shape, &arguments)?;
+        self.launch(program, "load_rows", shape, &arguments)?;
         let layout = Layout::lines(plan.padded, pairs * plan.angles);
-        self.gpu.transform(self.stream, layout, lines, lines, Direction::Forward)
+        self.transform(layout, lines, lines, Direction::Forward)
     }
 
     /// Line integrals to images by gridding.
@@ -248,8 +278,9 @@ impl Chunk<'_> {
         let lines = carve.take(8 * pairs * (plan.angles * plan.padded).max(plan.grid * plan.grid));
         let grids = lines;
         self.spectra(&program, lines)?;
-        self.stream.launch(
-            self.gpu.function(&program, "filter_rows")?,
+        self.launch(
+            &program,
+            "filter_rows",
             Shape::over(plan.padded + 1, plan.angles, 1, THREADS),
             &[
                 lines.into(),
@@ -260,8 +291,9 @@ impl Chunk<'_> {
                 plan.padded.into(),
             ],
         )?;
-        self.stream.launch(
-            self.gpu.function(&program, "gather")?,
+        self.launch(
+            &program,
+            "gather",
             Shape::tiles(plan.grid, plan.grid),
             &[
                 samples.into(),
@@ -275,9 +307,10 @@ impl Chunk<'_> {
                 ((plan.kernel.beta * std::f64::consts::LOG2_E) as f32).into(),
             ],
         )?;
-        self.gpu.transform(self.stream, Layout::squares(plan.grid, pairs), grids, grids, Direction::Inverse)?;
-        self.stream.launch(
-            self.gpu.function(&program, "finish")?,
+        self.transform(Layout::squares(plan.grid, pairs), grids, grids, Direction::Inverse)?;
+        self.launch(
+            &program,
+            "finish",
             Shape::over(setup.size(), setup.size(), pairs, THREADS),
             &[
                 grids.into(),
@@ -304,8 +337,9 @@ impl Chunk<'_> {
         self.spectra(&Program::of(File::Gridding).with("PAIRS", pairs as u32), lines)?;
         let layout = Layout { stride: pairs, ..Layout::lines(fine, group) };
         for first in (0..plan.rays.len()).step_by(group) {
-            self.stream.launch(
-                self.gpu.function(&program, "extend_rows")?,
+            self.launch(
+                &program,
+                "extend_rows",
                 Shape::over(fine, group, pairs, THREADS),
                 &[
                     lines.into(),
@@ -321,10 +355,11 @@ impl Chunk<'_> {
             )?;
             for pair in 0..pairs {
                 let (from, to) = (spectra + (8 * pair * group * fine) as u64, fine_lines + 8 * pair as u64);
-                self.gpu.transform(self.stream, layout, from, to, Direction::Inverse)?;
+                self.transform(layout, from, to, Direction::Inverse)?;
             }
-            self.stream.launch(
-                self.gpu.function(&program, "backproject")?,
+            self.launch(
+                &program,
+                "backproject",
                 Shape::tiles(setup.size(), setup.size()),
                 &[
                     fine_lines.into(),
@@ -340,8 +375,9 @@ impl Chunk<'_> {
                 ],
             )?;
         }
-        self.stream.launch(
-            self.gpu.function(&program, "mask_scale")?,
+        self.launch(
+            &program,
+            "mask_scale",
             Shape::over(setup.size(), setup.size(), self.rows, THREADS),
             &[Arg::from(self.images), setup.size().into(), setup.radius2.into(), setup.factor.into()],
         )

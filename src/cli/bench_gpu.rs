@@ -1,0 +1,212 @@
+//! `beampilot bench gpu`: proves the kernels on the card at hand, then measures them; what `make gpu-check` runs.
+
+use super::{Exit, OrExit};
+use crate::device::compile::Cache;
+use crate::device::{Choice, Gpu, Selected, cuda, open};
+use crate::technique::tomography::gpu::bench::{self, Row, Whole};
+use crate::technique::tomography::gpu::check::{self, Finding, Size};
+use crate::technique::tomography::gpu::cost::{A100, Ceilings, H200};
+use anyhow::{Context, anyhow};
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::time::{Instant, SystemTime};
+
+/// Every kernel against its reference on the CPU, whole reconstructions against the CPU's, then speeds.
+///
+/// Ends with 0 when everything agrees, 65 when something does not, 69 when there is no GPU to try.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  beampilot bench gpu --report docs/gpu-results.md
+  beampilot bench gpu --counted")]
+pub struct Args {
+    /// Also write the report to this file.
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// Small sizes and no benchmarks: does it work at all?
+    #[arg(long)]
+    pub quick: bool,
+    /// Seed of the random inputs; fresh ones when left out.
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Only print the counted work of every kernel and what datasheets promise for it; needs no GPU.
+    #[arg(long)]
+    pub counted: bool,
+    /// Only compile the kernels for these architectures, as sm_80, into the cache; needs no GPU.
+    #[arg(long, value_name = "ARCH", num_args = 1..)]
+    pub compile_for: Vec<String>,
+}
+
+/// The scan of the published figures.
+const ANGLES: usize = 1500;
+const COLUMNS: usize = 2048;
+
+/// Runs it.
+///
+/// # Errors
+/// What the frame turns into an exit code.
+pub fn run(args: &Args) -> anyhow::Result<Exit> {
+    if args.counted {
+        super::print(&counted()?)?;
+        return Ok(Exit::Done);
+    }
+    if !args.compile_for.is_empty() {
+        return compile(&args.compile_for);
+    }
+    let gpu = match open(Choice::Gpu, Cache::from_environment()) {
+        Selected::Gpu(gpu) => gpu,
+        Selected::Cpu => return Err(anyhow!("there is no GPU")).or_exit(Exit::Unavailable),
+        Selected::Unfit(why) => return Err(anyhow!(why)).or_exit(Exit::Unavailable),
+    };
+    let start = Instant::now();
+    let seed = args.seed.unwrap_or_else(|| {
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(1, |d| d.as_nanos() as u64)
+    });
+    let mut report = String::new();
+    let found = proofs(&gpu, args.quick, seed)?;
+    let failed = found.iter().filter(|f| !f.passed()).count();
+    head(&mut report, &gpu, &found, seed)?;
+    if !args.quick && failed == 0 {
+        measured(&mut report, &gpu)?;
+    }
+    writeln!(report, "\nThe whole check took {:.0} s.", start.elapsed().as_secs_f64())?;
+    super::print(&report)?;
+    if let Some(path) = &args.report {
+        std::fs::write(path, &report).with_context(|| path.display().to_string()).or_exit(Exit::CannotCreate)?;
+    }
+    Ok(if failed == 0 { Exit::Done } else { Exit::Data })
+}
+
+fn proofs(gpu: &Gpu, quick: bool, seed: u64) -> anyhow::Result<Vec<Finding>> {
+    let sizes: &[(Size, Size)] = if quick {
+        &[(Size { angles: 30, rows: 2, columns: 48 }, Size { angles: 24, rows: 20, columns: 48 })]
+    } else {
+        &[
+            (Size { angles: 181, rows: 3, columns: 333 }, Size { angles: 120, rows: 21, columns: 192 }),
+            (Size { angles: 300, rows: 4, columns: 512 }, Size { angles: 360, rows: 40, columns: 512 }),
+        ]
+    };
+    let mut found = Vec::new();
+    for (kernels, chains) in sizes {
+        found.extend(check::kernels(gpu, *kernels, seed)?);
+        found.extend(check::chains(gpu, *chains, seed).map_err(|e| anyhow!(e))?);
+    }
+    Ok(found)
+}
+
+fn head(out: &mut String, gpu: &Gpu, found: &[Finding], seed: u64) -> anyhow::Result<()> {
+    let date = humantime::format_rfc3339_seconds(SystemTime::now());
+    let driver = match cuda::discover().driver {
+        cuda::Driver::Works((major, minor)) => format!("driver for CUDA {major}.{minor}"),
+        _ => "driver unknown".to_owned(),
+    };
+    let failed = found.iter().filter(|f| !f.passed()).count();
+    let verdict = if failed == 0 { "all agree".to_owned() } else { format!("{failed} DO NOT AGREE") };
+    writeln!(out, "Measured on {} ({}, {driver}) at {date}: {} comparisons, {verdict}.\n", gpu.info.name, gpu.arch(), found.len())?;
+    writeln!(out, "# GPU results\n")?;
+    writeln!(out, "beampilot {}, seed {seed}. Written by `make gpu-check`.\n", crate::BUILD)?;
+    writeln!(out, "## Against the CPU\n\n| what | error | allowed | |\n|---|---|---|---|")?;
+    for f in found {
+        let word = if f.passed() { "" } else { "**FAILED**" };
+        writeln!(out, "| {} | {:.1e} | {:.0e} | {word} |", f.what, f.error, f.allowed)?;
+    }
+    Ok(())
+}
+
+fn measured(out: &mut String, gpu: &Gpu) -> anyhow::Result<()> {
+    let ceilings = bench::ceilings(gpu, 2 << 30, 10)?;
+    writeln!(
+        out,
+        "\n## Ceilings, measured\n\nCopy {:.2} TB/s (read and written), multiply-adds {:.1} TFLOP/s, from the host {:.1} GB/s, to the \
+         host {:.1} GB/s. Integer operations count as a quarter of the flops, shared memory as {:.1} TB/s (128 bytes a \
+         clock and multiprocessor).",
+        ceilings.memory / 1e12,
+        ceilings.flops / 1e12,
+        ceilings.up / 1e9,
+        ceilings.down / 1e9,
+        ceilings.inner / 1e12
+    )?;
+    for (title, direct, pairs) in [("gridding", false, 8), ("direct back-projection", true, 4)] {
+        check::forget(gpu)?;
+        let rows = bench::kernels(gpu, ANGLES, COLUMNS, pairs, direct, 5)?;
+        writeln!(
+            out,
+            "\n## Kernels, {title}: {ANGLES} projections, {COLUMNS} columns, {} rows a chunk\n\n| kernel | ms | GB/s | GFLOP/s \
+             | bound by | share of roofline |\n|---|---|---|---|---|---|",
+            2 * pairs
+        )?;
+        let mut sum = 0.0;
+        for row in &rows {
+            let Some(seconds) = row.seconds.filter(|s| *s > 0.0) else { continue };
+            sum += seconds;
+            let (floor, by) = row.work.floor(&ceilings);
+            writeln!(
+                out,
+                "| {} | {:.3} | {:.0} | {:.0} | {by} | {:.0} % |",
+                row.name,
+                seconds * 1e3,
+                row.work.memory / seconds / 1e9,
+                row.work.flops / seconds / 1e9,
+                100.0 * floor / seconds
+            )?;
+        }
+        let chunks = COLUMNS as f64 / (2 * pairs) as f64;
+        writeln!(out, "\nAll kernels of {COLUMNS}³ so take {:.2} s.", sum * chunks)?;
+    }
+    check::forget(gpu)?;
+    writeln!(
+        out,
+        "\n## Whole scans\n\nFrom counts in host memory to 32-bit images in host memory: copies both ways and the host's packing \
+         included, files and hashes not; {COLUMNS}³ from {ANGLES} projections, in slabs of 128 rows.\n\n| steps | seconds for \
+         {COLUMNS} rows |\n|---|---|"
+    )?;
+    for (title, stripes) in [("flats, −log, gridding", false), ("the same with stripe removal", true)] {
+        let Whole { rows, seconds } = bench::whole(gpu, ANGLES, COLUMNS, 128, 8, stripes).map_err(|e| anyhow!(e))?;
+        writeln!(out, "| {title} | {:.2} ({rows} rows measured) |", seconds * COLUMNS as f64 / rows as f64)?;
+    }
+    check::forget(gpu)?;
+    Ok(())
+}
+
+/// Counted work, as a table for the documentation.
+fn counted() -> anyhow::Result<String> {
+    let mut out = String::new();
+    for (title, direct, pairs) in [("gridding", false, 8), ("direct back-projection", true, 4)] {
+        let rows = bench::counted(ANGLES, COLUMNS, pairs, direct)?;
+        let chunks = COLUMNS as f64 / (2 * pairs) as f64;
+        writeln!(
+            out,
+            "{COLUMNS}³ from {ANGLES} projections, {title}, in {chunks} chunks of {} rows:\n\n| kernel | TB | TFLOP | T integer \
+             | TB inside | H200, s | A100, s | bound by (H200) |\n|---|---|---|---|---|---|---|---|",
+            2 * pairs
+        )?;
+        let mut sums = [0.0; 2];
+        for Row { name, work, .. } in &rows {
+            let work = work.times(chunks);
+            let floors = [H200, A100].map(|card: Ceilings| work.floor(&card));
+            sums.iter_mut().zip(floors).for_each(|(sum, (floor, _))| *sum += floor);
+            writeln!(
+                out,
+                "| {name} | {:.3} | {:.2} | {:.2} | {:.2} | {:.3} | {:.3} | {} |",
+                work.memory / 1e12,
+                work.flops / 1e12,
+                work.integer / 1e12,
+                work.inner / 1e12,
+                floors[0].0,
+                floors[1].0,
+                floors[0].1
+            )?;
+        }
+        writeln!(out, "| all | | | | | {:.2} | {:.2} | |\n", sums[0], sums[1])?;
+    }
+    Ok(out)
+}
+
+fn compile(architectures: &[String]) -> anyhow::Result<Exit> {
+    let cache = Cache::from_environment();
+    for arch in architectures {
+        for program in bench::programs(COLUMNS) {
+            cache.image(&program, arch).or_exit(Exit::Unavailable)?;
+        }
+    }
+    Ok(Exit::Done)
+}

@@ -1,0 +1,141 @@
+//! Work of every kernel, counted from its text, and the time below which a card cannot do it.
+//!
+//! A kernel's roofline is the largest of: bytes over the card's memory bandwidth, floating-point operations (a fused
+//! multiply-add is two) over its rate, integer operations over theirs, and bytes through shared memory or the first cache
+//! over that one's bandwidth. Bytes of memory are those that must cross the bus when caches are perfect: each array read or
+//! written once a kernel.
+
+use super::Setup;
+use super::memory::{Needs, STRETCH};
+use crate::technique::tomography::kernel::WIDTH;
+
+/// What a card can do, in units a second.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Ceilings {
+    /// Bytes of memory, read and written.
+    pub memory: f64,
+    /// Floating-point operations in single precision.
+    pub flops: f64,
+    /// Integer operations: compare, select, minimum.
+    pub integer: f64,
+    /// Bytes through shared memory and the first cache, all multiprocessors together.
+    pub inner: f64,
+    /// Bytes from the host.
+    pub up: f64,
+    /// Bytes to the host.
+    pub down: f64,
+}
+
+/// Datasheet values: multiprocessors × 128 bytes a clock inside, half as many integer operations as fused multiply-adds.
+pub const H200: Ceilings = Ceilings { memory: 4.8e12, flops: 67e12, integer: 16.7e12, inner: 33e12, up: 55e9, down: 55e9 };
+/// As [`H200`], for the A100 with 40 GB.
+pub const A100: Ceilings =
+    Ceilings { memory: 1.555e12, flops: 19.5e12, integer: 9.7e12, inner: 19.5e12, up: 25e9, down: 25e9 };
+
+/// Counted work.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Work {
+    /// Bytes of device memory.
+    pub memory: f64,
+    /// Floating-point operations.
+    pub flops: f64,
+    /// Integer operations.
+    pub integer: f64,
+    /// Bytes through shared memory or the first cache.
+    pub inner: f64,
+}
+
+impl Work {
+    /// The least time on a card, seconds, and what sets it.
+    #[must_use]
+    pub fn floor(&self, card: &Ceilings) -> (f64, &'static str) {
+        [
+            (self.memory / card.memory, "memory"),
+            (self.flops / card.flops, "flops"),
+            (self.integer / card.integer, "integer"),
+            (self.inner / card.inner, "shared memory, L1"),
+        ]
+        .into_iter()
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .unwrap_or((0.0, "nothing"))
+    }
+
+    /// So many times as much.
+    #[must_use]
+    pub fn times(&self, n: f64) -> Self {
+        Self { memory: n * self.memory, flops: n * self.flops, integer: n * self.integer, inner: n * self.inner }
+    }
+}
+
+/// Work of a kernel on a full chunk; `None` for a name that is not counted. Medians are counted with window `window`.
+pub(super) fn of(setup: &Setup, needs: &Needs, name: &str, window: usize) -> Option<Work> {
+    let plan = &setup.plan;
+    let f = |n: usize| n as f64;
+    let (angles, columns, rows, pairs) = (f(plan.angles), f(plan.columns), f(2 * needs.pairs), f(needs.pairs));
+    let (padded, size, fine) = (f(plan.padded), f(setup.size()), f(setup.fine()));
+    let (held, values) = (f(needs.held) * angles * columns, rows * angles * columns);
+    let (cells, pixels) = (f(plan.grid).powi(2), size * size);
+    let fft = |n: f64| 5.0 * n * n.log2();
+    let memory = |bytes: f64| Work { memory: bytes, ..Work::default() };
+    Some(match name {
+        "counts_to_floats" => memory(6.0 * held),
+        "transmission" => Work { flops: 6.0 * held, ..memory(8.0 * held) },
+        // Flags only, unless something is to be repaired.
+        "repair" => memory(f(needs.held) * angles),
+        "zinger" => {
+            let window = f(2 * setup.reach() + 1).powi(2);
+            Work { integer: 2.0 * window * values, inner: 4.0 * window * values, ..memory(4.0 * (held + values)) }
+        }
+        "minus_log" => Work { flops: 20.0 * values, ..memory(8.0 * values) },
+        "transpose" => Work { inner: 8.0 * values, ..memory(8.0 * values) },
+        "roughness" => Work { inner: 12.0 * values, ..memory(4.0 * values + 8.0 * values / f(STRETCH)) },
+        // One block a row, most of it waiting: latency, not throughput.
+        "dead_columns" | "large_columns" => memory(rows * columns * 32.0),
+        // Dead columns only.
+        "fill_columns" => memory(4.0 * rows * columns),
+        "rank_columns" => {
+            let n = f(plan.angles.next_power_of_two());
+            let exchanges = rows * columns * n / 2.0 * n.log2() * (n.log2() + 1.0) / 2.0;
+            // Two keys of eight bytes read, and written by every other exchange.
+            Work { inner: 24.0 * exchanges, integer: 8.0 * exchanges, ..memory(12.0 * values) }
+        }
+        "median_columns" => {
+            // A stretch of 4 windows begins with a whole window of replacements.
+            let steps = values * 1.25;
+            Work { integer: 4.0 * f(window) * steps, ..memory(8.0 * values) }
+        }
+        "stripe_factors" => memory(8.0 * values),
+        "scale_columns" => memory(8.0 * values),
+        "unrank_columns" => Work { inner: 8.0 * values, ..memory(12.0 * values) },
+        "load_rows" => memory(4.0 * values + 8.0 * pairs * angles * padded),
+        "transform of rows" => {
+            Work { flops: pairs * angles * fft(padded), ..memory(16.0 * pairs * angles * padded) }
+        }
+        "filter_rows" => Work { flops: angles * padded * (60.0 + 6.0 * pairs), ..memory(16.0 * pairs * angles * padded) },
+        "gather" => {
+            // Every sample reaches WIDTH² cells; at each a weight (30 operations) and two multiply-adds a pair.
+            let visits = angles * padded * f(WIDTH * WIDTH);
+            Work {
+                flops: visits * (30.0 + 4.0 * pairs),
+                inner: visits * 8.0 * pairs,
+                ..memory(8.0 * pairs * (angles * padded + cells))
+            }
+        }
+        // Two passes over more than the caches hold.
+        "transform of grids" => Work { flops: pairs * fft(cells), ..memory(32.0 * pairs * cells) },
+        "finish" => memory(8.0 * pairs * pixels + 4.0 * rows * pixels),
+        "extend_rows" => memory(8.0 * pairs * angles * (padded + fine)),
+        "transform of fine rows" => Work { flops: pairs * angles * fft(fine), ..memory(32.0 * pairs * angles * fine) },
+        "backproject" => {
+            // Two points of every pair; a difference, a multiply-add and a sum for each of two slices, and the place.
+            let visits = angles * pixels;
+            Work {
+                flops: visits * (12.0 + 8.0 * pairs),
+                inner: visits * 16.0 * pairs,
+                ..memory(8.0 * pairs * angles * fine + 4.0 * rows * pixels)
+            }
+        }
+        "mask_scale" => memory(8.0 * rows * pixels),
+        _ => return None,
+    })
+}
