@@ -9,6 +9,7 @@ use super::convention;
 use super::direct;
 use super::gpu;
 use super::gridding::{Geometry, Plan};
+use super::iterative::{self, Method};
 use super::mask;
 use super::recipe::{Algorithm, Center, Recipe};
 use crate::device::{self, Selected};
@@ -150,6 +151,10 @@ fn images(shared: &Shared<'_>, center: f64, sinograms: ArrayView3<'_, f32>, at: 
     let mut volume = match recipe.algorithm {
         Algorithm::Gridding => plan_for(&geometry).map_err(refused)?.reconstruct(sinograms).map_err(refused)?,
         Algorithm::Direct => direct::reconstruct(sinograms, &geometry, UPSAMPLING).map_err(refused)?,
+        Algorithm::Sirt | Algorithm::Cgls => {
+            let method = if recipe.algorithm == Algorithm::Sirt { Method::Sirt } else { Method::Cgls };
+            iterative::reconstruct(sinograms, &geometry, method, &recipe.iterative).map_err(refused)?.0
+        }
     };
     if let Some(ratio) = recipe.mask {
         mask::circle(volume.view_mut(), ratio, 0.0);
@@ -171,7 +176,8 @@ pub struct Picture {
     pub sinogram: Array2<f32>,
 }
 
-/// Reconstructs one row and finds the axis on it.
+/// Reconstructs one row and finds the axis on it; by gridding when the recipe's algorithm iterates, for a preview is wanted
+/// at once.
 ///
 /// # Errors
 /// As [`prepare`] and [`slab`].
@@ -187,6 +193,8 @@ pub fn picture(shared: &Shared<'_>, raw: RawRows) -> Result<Picture, Fault> {
         Center::Auto => search(shared, &[(row, at.clone(), sinogram.clone())])?,
     };
     integrals.remove_stripes(shared.recipe, &at)?;
+    let quick = Recipe { algorithm: Algorithm::Gridding, ..shared.recipe.clone() };
+    let shared = &Shared { recipe: &quick, ..*shared };
     let volume = images(shared, axial.rotation_center_px, integrals.sinograms(), &at)?;
     Ok(Picture { axial, slice: volume.index_axis(Axis(0), 0).to_owned(), sinogram })
 }

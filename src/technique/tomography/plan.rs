@@ -5,6 +5,7 @@
 //! vectors of an executor's threads where the scan has them, and never larger than a task's memory.
 
 use super::gridding::{self, Padding};
+use super::iterative;
 use super::load::{self, Opened};
 use super::recipe::{Algorithm, Recipe};
 use super::slab;
@@ -119,6 +120,9 @@ pub(crate) fn plan(opened: &Opened, recipe: &Recipe, resources: &Resources) -> R
     if recipe.algorithm == Algorithm::Direct {
         // Rows upsampled sixteen times in double precision.
         foot.per_row += 8 * 16 * 2 * (angles * columns) as u64;
+    }
+    if matches!(recipe.algorithm, Algorithm::Sirt | Algorithm::Cgls) {
+        foot.fixed += iterative::scratch_bytes(angles, columns, columns) as u64;
     }
     // Margins are read and filtered with every slab; a single row's are part of the least that fits.
     let margins = (2 * load::reach(opened, recipe)).min(rows.saturating_sub(1));

@@ -6,12 +6,14 @@
 
 use super::filter::Filter;
 use super::gridding::Padding;
+use super::iterative::Stopping;
 use super::stripes::Stripes;
 use super::zinger::Zinger;
 use crate::technique::RecipeError;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+#[path = "recipe_steps.rs"]
 mod steps;
 pub use steps::Phase;
 
@@ -33,6 +35,10 @@ pub enum Algorithm {
     Gridding,
     /// Filtered back-projection as in the formula: slow, the reference.
     Direct,
+    /// Simultaneous iterative reconstruction.
+    Sirt,
+    /// Conjugate gradients for least squares.
+    Cgls,
 }
 
 /// Angles that replace those of the scan.
@@ -63,8 +69,11 @@ pub struct Recipe {
     pub center: Center,
     /// How far from the detector's middle the axis is looked for, pixels.
     pub center_search: f64,
-    /// `"gridding"` or `"direct"`.
+    /// `"gridding"`, `"direct"`, `"sirt"` or `"cgls"`.
     pub algorithm: Algorithm,
+    /// When iterative algorithms stop.
+    #[serde(default)]
+    pub iterative: Stopping,
     /// Filter.
     pub filter: Filter,
     /// What stands beyond the ends of a row.
@@ -101,6 +110,7 @@ impl Default for Recipe {
             center: Center::Auto,
             center_search: 50.0,
             algorithm: Algorithm::Gridding,
+            iterative: Stopping::default(),
             filter: Filter::default(),
             padding: Padding::default(),
             zinger: None,
@@ -119,10 +129,11 @@ impl Default for Recipe {
 }
 
 /// Every key, in the order of the documentation.
-pub const KEYS: [&str; 16] = [
+pub const KEYS: [&str; 17] = [
     "center",
     "center_search",
     "algorithm",
+    "iterative",
     "filter",
     "padding",
     "zinger",
@@ -151,6 +162,7 @@ impl Recipe {
                 "center" => r.center = center(value)?,
                 "center_search" => r.center_search = number(key, value, 1.0, 4096.0)?,
                 "algorithm" => r.algorithm = algorithm(value)?,
+                "iterative" => r.iterative = steps::iterative(value)?,
                 "filter" => r.filter = filter(value)?,
                 "padding" => {
                     r.padding = match word(key, value, &["zero", "edge"])? {
@@ -270,8 +282,12 @@ fn center(value: &Value) -> Result<Center, RecipeError> {
 }
 
 fn algorithm(value: &Value) -> Result<Algorithm, RecipeError> {
-    word("algorithm", value, &["gridding", "direct"])
-        .map(|w| if w == "direct" { Algorithm::Direct } else { Algorithm::Gridding })
+    Ok(match word("algorithm", value, &["gridding", "direct", "sirt", "cgls"])? {
+        "direct" => Algorithm::Direct,
+        "sirt" => Algorithm::Sirt,
+        "cgls" => Algorithm::Cgls,
+        _ => Algorithm::Gridding,
+    })
 }
 
 fn filter(value: &Value) -> Result<Filter, RecipeError> {
@@ -338,6 +354,7 @@ mod tests {
             center = 295
             center_search = 30
             algorithm = "direct"
+            iterative = { iterations = 30, noise = 0.01, nonnegative = false }
             filter = "Ram-Lak"
             padding = "edge"
             zinger = { size = 5, threshold = 0.1 }
@@ -374,6 +391,8 @@ mod tests {
         for (text, words) in [
             ("centre = 3", "centre|did you mean center?"),
             ("algorithm = \"griding\"", "algorithm|did you mean \"gridding\"?"),
+            ("iterative = { iterations = 0 }", "iterative.iterations|from 1"),
+            ("iterative = { iteration = 5 }", "iterative.iteration|did you mean iterations?"),
             ("filter = \"shep-logn\"", "filter|shepp-logan"),
             ("filter = 3", "filter|shepp-logan"),
             ("center = \"middle\"", "center|auto"),

@@ -1,10 +1,11 @@
-//! The tables of single steps: phase retrieval, stripes.
+//! The tables of single steps: phase retrieval, stripes, iterative algorithms.
 
+use super::super::iterative::Stopping;
 use super::super::stripe::Stripe;
 use super::super::stripes::Stripes;
 use super::super::titarenko::Titarenko;
 use super::super::wavelet::Wavelet;
-use super::{error, known_keys, number, odd, word};
+use super::{error, flag, known_keys, number, odd, whole, word};
 use crate::technique::RecipeError;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -69,7 +70,7 @@ pub(super) fn stripe(value: &Value) -> Result<Option<Stripes>, RecipeError> {
                     word(&key, &Value::String(word_.clone()), &["auto"])?;
                     None
                 }
-                Some((key, value)) => Some(super::whole(&key, value, 1, 12)?),
+                Some((key, value)) => Some(whole(&key, value, 1, 12)?),
                 None => None,
             };
             let usual = Wavelet::default();
@@ -81,8 +82,31 @@ pub(super) fn stripe(value: &Value) -> Result<Option<Stripes>, RecipeError> {
             let usual = Titarenko::default();
             Stripes::Titarenko(Titarenko {
                 alpha: read("alpha").map_or(Ok(usual.alpha), |(key, v)| number(&key, v, 1e-6, 100.0))?,
-                blocks: read("blocks").map_or(Ok(usual.blocks), |(key, v)| super::whole(&key, v, 1, 1000))?,
+                blocks: read("blocks").map_or(Ok(usual.blocks), |(key, v)| whole(&key, v, 1, 1000))?,
             })
         }
     }))
+}
+
+/// When iterative algorithms stop.
+pub(super) fn iterative(value: &Value) -> Result<Stopping, RecipeError> {
+    let Value::Table(table) = value else {
+        return Err(error(
+            "iterative",
+            format!("{value} is no table"),
+            "write { iterations = 100, tolerance = 0.001 }",
+        ));
+    };
+    known_keys("iterative.", table, &["iterations", "tolerance", "noise", "nonnegative"])?;
+    let mut stopping = Stopping::default();
+    for (key, value) in table {
+        let dotted = format!("iterative.{key}");
+        match key.as_str() {
+            "iterations" => stopping.iterations = whole(&dotted, value, 1, 10_000)?,
+            "tolerance" => stopping.tolerance = number(&dotted, value, 0.0, 1.0)?,
+            "noise" => stopping.noise = number(&dotted, value, 0.0, 100.0)?,
+            _ => stopping.nonnegative = flag(&dotted, value)?,
+        }
+    }
+    Ok(stopping)
 }
