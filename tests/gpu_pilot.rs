@@ -80,7 +80,8 @@ fn doctor_names_what_is_wrong_with_a_gpu() {
         let mut command = with_gpu(fault);
         command.args(["doctor", "--json"]);
         let (output, text) = run(command);
-        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {text}"));
+        let report: serde_json::Value =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {text}"));
         let checks = report["checks"].as_array().unwrap();
         let check = checks.iter().find(|c| c["id"] == "cuda.selftest").unwrap_or_else(|| panic!("{text}"));
         assert!(check["detail"].as_str().unwrap().contains(words), "{fault}: {check}");

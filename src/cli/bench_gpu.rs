@@ -58,9 +58,9 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
         Selected::Unfit(why) => return Err(anyhow!(why)).or_exit(Exit::Unavailable),
     };
     let start = Instant::now();
-    let seed = args.seed.unwrap_or_else(|| {
-        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(1, |d| d.as_nanos() as u64)
-    });
+    let seed = args
+        .seed
+        .unwrap_or_else(|| SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(1, |d| d.as_nanos() as u64));
     let mut report = String::new();
     let found = proofs(&gpu, args.quick, seed)?;
     let failed = found.iter().filter(|f| !f.passed()).count();
@@ -101,7 +101,13 @@ fn head(out: &mut String, gpu: &Gpu, found: &[Finding], seed: u64) -> anyhow::Re
     };
     let failed = found.iter().filter(|f| !f.passed()).count();
     let verdict = if failed == 0 { "all agree".to_owned() } else { format!("{failed} DO NOT AGREE") };
-    writeln!(out, "Measured on {} ({}, {driver}) at {date}: {} comparisons, {verdict}.\n", gpu.info.name, gpu.arch(), found.len())?;
+    writeln!(
+        out,
+        "Measured on {} ({}, {driver}) at {date}: {} comparisons, {verdict}.\n",
+        gpu.info.name,
+        gpu.arch(),
+        found.len()
+    )?;
     writeln!(out, "# GPU results\n")?;
     writeln!(out, "beampilot {}, seed {seed}. Written by `make gpu-check`.\n", crate::BUILD)?;
     writeln!(out, "## Against the CPU\n\n| what | error | allowed | |\n|---|---|---|---|")?;

@@ -89,8 +89,7 @@ pub fn compile(program: &Program, arch: &str) -> Result<Vec<u8>, DeviceError> {
     if !unsafe { sys::is_culib_present() } {
         return Err(DeviceError::Missing { library: "libnvrtc", remedy: REMEDY });
     }
-    let failed =
-        |log: String| DeviceError::Compile { file: program.file.name(), arch: arch.to_owned(), log };
+    let failed = |log: String| DeviceError::Compile { file: program.file.name(), arch: arch.to_owned(), log };
     let text = CString::new(program.text()).map_err(|e| failed(e.to_string()))?;
     let name = CString::new(format!("{}.cu", program.file.name())).map_err(|e| failed(e.to_string()))?;
     let handle = result::create_program(&text, Some(&name)).map_err(|e| failed(format!("{e:?}")))?;

@@ -128,7 +128,8 @@ impl Gpu {
     pub fn open(info: cuda::Gpu, cache: Cache) -> Result<Self, DeviceError> {
         let device = result::device::get(info.ordinal as i32).map_err(DeviceError::at("cuDeviceGet"))?;
         // SAFETY: the driver just returned this device.
-        let raw = unsafe { result::primary_ctx::retain(device) }.map_err(DeviceError::at("cuDevicePrimaryCtxRetain"))?;
+        let raw =
+            unsafe { result::primary_ctx::retain(device) }.map_err(DeviceError::at("cuDevicePrimaryCtxRetain"))?;
         let arch = format!("sm_{}{}", info.capability.0, info.capability.1);
         let this = Self {
             context: Arc::new(Context { raw, device }),
@@ -239,8 +240,8 @@ impl Gpu {
     /// # Errors
     /// The driver refuses.
     pub fn event(&self) -> Result<Event, DeviceError> {
-        let raw = result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT)
-            .map_err(DeviceError::at("cuEventCreate"))?;
+        let raw =
+            result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map_err(DeviceError::at("cuEventCreate"))?;
         Ok(Event { raw, _context: Arc::clone(&self.context) })
     }
 

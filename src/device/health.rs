@@ -19,7 +19,9 @@ impl Health {
     #[must_use]
     pub fn complaint(&self) -> Option<String> {
         if let Some(count) = self.uncorrected.filter(|&n| n > 0) {
-            return Some(format!("{count} memory errors that could not be corrected (ECC) since the driver was loaded"));
+            return Some(format!(
+                "{count} memory errors that could not be corrected (ECC) since the driver was loaded"
+            ));
         }
         let (now, limit) = (self.temperature?, self.slowdown?);
         (now >= limit).then(|| format!("{now} °C, at {limit} °C it slows down"))

@@ -22,14 +22,24 @@ pub fn libraries() -> &'static Path {
             let own = folder.join(format!("libcuda.{}", std::process::id()));
             let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
             let run = |arguments: &[&str]| {
-                let output = Command::new(&compiler).args(arguments).output().expect("a C++ compiler; see scripts/setup.sh");
+                let output =
+                    Command::new(&compiler).args(arguments).output().expect("a C++ compiler; see scripts/setup.sh");
                 assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
             };
             let text = |p: &Path| p.to_str().unwrap().to_owned();
             let define = format!("-DEMULATION_FOLDER=\"{}\"", text(&source));
             let (own, driver) = (text(&own), text(&source.join("driver.cpp")));
             run(&[
-                "-std=c++17", "-O2", "-fPIC", "-shared", &define, "-Wl,-soname,libcuda.so", "-o", &own, &driver, "-ldl",
+                "-std=c++17",
+                "-O2",
+                "-fPIC",
+                "-shared",
+                &define,
+                "-Wl,-soname,libcuda.so",
+                "-o",
+                &own,
+                &driver,
+                "-ldl",
             ]);
             for name in ["libcufft.so", "libnvrtc.so", "libnvidia-ml.so.1"] {
                 let soname = format!("-Wl,-soname,{name}");

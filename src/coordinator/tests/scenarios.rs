@@ -477,7 +477,11 @@ fn a_worker_whose_device_is_unfit_is_drained_and_its_job_goes_on() {
     b.arrive("s", "a");
     b.until("s0-0");
     b.step(Event::WorkerUnfit { worker: WorkerId(1), reason: "GPU x: self-test: a sum was wrong".to_owned() });
-    assert!(b.alarms.iter().any(|a| a.contains("worker 1 on node is drained") && a.contains("self-test")), "{:?}", b.alarms);
+    assert!(
+        b.alarms.iter().any(|a| a.contains("worker 1 on node is drained") && a.contains("self-test")),
+        "{:?}",
+        b.alarms
+    );
     let held = b.assigned.iter().filter(|a| a.0 == WorkerId(1)).count();
     while !b.assigned.is_empty() {
         b.succeed(0);
@@ -488,7 +492,11 @@ fn a_worker_whose_device_is_unfit_is_drained_and_its_job_goes_on() {
     assert!(b.quarantined.is_empty());
     // The last one stays, and a warning is all.
     b.step(Event::WorkerUnfit { worker: WorkerId(0), reason: "GPU y: hot".to_owned() });
-    assert!(b.alarms.iter().any(|a| a.contains("worker 0 on node is suspect, but there is no other")), "{:?}", b.alarms);
+    assert!(
+        b.alarms.iter().any(|a| a.contains("worker 0 on node is suspect, but there is no other")),
+        "{:?}",
+        b.alarms
+    );
     let drained: Vec<bool> = b.core.view(b.now).workers.iter().map(|w| w.drained).collect();
     assert_eq!(drained, [false, true]);
 }

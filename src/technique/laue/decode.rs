@@ -412,9 +412,7 @@ impl Decoder {
         let support = self.basis.len();
         work.splined.clear();
         work.splined.extend(
-            work.transmission
-                .windows(support)
-                .map(|t| t.iter().zip(&self.basis).map(|(t, b)| t * b).sum::<f64>()),
+            work.transmission.windows(support).map(|t| t.iter().zip(&self.basis).map(|(t, b)| t * b).sum::<f64>()),
         );
         let g = &work.splined;
         let gram = &mut work.gram;

@@ -73,12 +73,7 @@ impl Mask {
             }
             touches
         });
-        Self {
-            bars,
-            length_um: at + spec.pad_um,
-            resolution_um: spec.resolution_um,
-            thickness_um: spec.thickness_um,
-        }
+        Self { bars, length_um: at + spec.pad_um, resolution_um: spec.resolution_um, thickness_um: spec.thickness_um }
     }
 
     /// Samples along the padded mask.
@@ -92,11 +87,8 @@ impl Mask {
     pub fn cover(&self, p: f64, width: f64) -> f64 {
         let (low, high) = (p - width / 2.0, p + width / 2.0);
         let first = self.bars.partition_point(|b| b.1 <= low);
-        let covered: f64 = self.bars[first..]
-            .iter()
-            .take_while(|b| b.0 < high)
-            .map(|b| b.1.min(high) - b.0.max(low))
-            .sum();
+        let covered: f64 =
+            self.bars[first..].iter().take_while(|b| b.0 < high).map(|b| b.1.min(high) - b.0.max(low)).sum();
         covered / width
     }
 
@@ -224,7 +216,11 @@ pub(crate) mod tests {
                     .sum::<f64>()
                     / f64::from(n);
                 // Midpoint sums of a piecewise linear function: an error of 1/n² at each kink.
-                assert!((profile[i] - direct).abs() < 2e-3 * blur.min(1.0) + 1e-9, "{blur} {i}: {} {direct}", profile[i]);
+                assert!(
+                    (profile[i] - direct).abs() < 2e-3 * blur.min(1.0) + 1e-9,
+                    "{blur} {i}: {} {direct}",
+                    profile[i]
+                );
             }
         }
     }
@@ -244,7 +240,9 @@ pub(crate) mod tests {
 
     #[test]
     fn gold_absorbs_more_above_its_edges() {
-        for (e, mass) in [(5.0, 666.0), (7.0, 289.0), (10.0, 118.1), (13.0, 148.4), (14.0, 168.5), (17.5, 110.6), (25.0, 44.1)] {
+        for (e, mass) in
+            [(5.0, 666.0), (7.0, 289.0), (10.0, 118.1), (13.0, 148.4), (14.0, 168.5), (17.5, 110.6), (25.0, 44.1)]
+        {
             let got = gold_per_um(e) / (GOLD_DENSITY * 1e-4);
             assert!((got / mass - 1.0).abs() < 0.02, "{e} keV: {got}");
         }

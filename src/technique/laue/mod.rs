@@ -1,6 +1,8 @@
 //! Laue microdiffraction.
 pub mod code;
 pub mod decode;
+#[cfg(test)]
+mod decode_tests;
 pub mod depth;
 pub mod forward;
 pub mod geometry;
@@ -9,5 +11,3 @@ pub mod nnls;
 pub mod search;
 pub mod setup;
 pub mod spline;
-#[cfg(test)]
-mod decode_tests;

@@ -111,8 +111,7 @@ impl Solver {
             let gi = self.passive[i] * self.n;
             for j in 0..=i {
                 let (ri, rj) = (row_at(i), row_at(j));
-                let dot: f64 =
-                    self.factor[ri..ri + j].iter().zip(&self.factor[rj..rj + j]).map(|(a, b)| a * b).sum();
+                let dot: f64 = self.factor[ri..ri + j].iter().zip(&self.factor[rj..rj + j]).map(|(a, b)| a * b).sum();
                 let value = gram[gi + self.passive[j]] - dot;
                 if i == j {
                     if value <= 1e-13 * gram[gi + self.passive[i]] {

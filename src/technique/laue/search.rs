@@ -28,11 +28,7 @@ impl Transforms {
     #[must_use]
     pub fn new(samples: usize) -> Self {
         let length = smooth(samples);
-        Self {
-            length,
-            forward: fft_plans::real_forward_f32(length),
-            inverse: fft_plans::real_inverse_f32(length),
-        }
+        Self { length, forward: fft_plans::real_forward_f32(length), inverse: fft_plans::real_inverse_f32(length) }
     }
 
     /// Samples of a transform.
@@ -205,8 +201,11 @@ pub fn search(
     if let Some(end) = scratch.spectrum.last_mut() {
         end.im = 0.0;
     }
-    let ok =
-        ok.is_ok() && transforms.inverse.process_with_scratch(&mut scratch.spectrum, &mut scratch.padded, &mut scratch.inverse).is_ok();
+    let ok = ok.is_ok()
+        && transforms
+            .inverse
+            .process_with_scratch(&mut scratch.spectrum, &mut scratch.padded, &mut scratch.inverse)
+            .is_ok();
     if !ok || flat <= 0.0 {
         return None;
     }
@@ -234,12 +233,8 @@ pub fn search(
     }
     let (offset, least) = best?;
     let (_, gain, sum) = fit(offset)?;
-    let rival = offsets
-        .clone()
-        .zip(&all)
-        .filter(|(m, _)| m.abs_diff(offset) >= apart)
-        .map(|(_, &r)| r)
-        .fold(flat, f64::min);
+    let rival =
+        offsets.clone().zip(&all).filter(|(m, _)| m.abs_diff(offset) >= apart).map(|(_, &r)| r).fold(flat, f64::min);
     let mut refined = offset as f64;
     if offset > offsets.start && offset + 1 < offsets.end {
         let (a, c) = (residual(offset - 1), residual(offset + 1));

@@ -126,11 +126,7 @@ pub fn slab(shared: &Shared<'_>, center: f64, raw: RawRows) -> Result<(Array3<f3
 }
 
 /// As [`slab`], on the processors.
-pub(super) fn slab_on_cpu(
-    shared: &Shared<'_>,
-    center: f64,
-    raw: RawRows,
-) -> Result<(Array3<f32>, Repaired), Fault> {
+pub(super) fn slab_on_cpu(shared: &Shared<'_>, center: f64, raw: RawRows) -> Result<(Array3<f32>, Repaired), Fault> {
     let at = raw.at.clone();
     let (mut integrals, repaired) = line_integrals(raw, shared.recipe)?;
     integrals.remove_stripes(shared.recipe, &at)?;

@@ -14,6 +14,7 @@ use crate::technique::tomography::gridding::{Geometry, Plan};
 use crate::technique::tomography::normalize::Flat;
 use crate::technique::tomography::recipe::{Algorithm, Center, Recipe};
 use crate::technique::tomography::stripe::Stripe;
+use crate::technique::tomography::stripes::Stripes;
 use crate::technique::tomography::zinger::Zinger;
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
 use ndarray::{Array2, Array3};
@@ -155,7 +156,14 @@ pub fn counted(angles: usize, columns: usize, pairs: usize, direct: bool) -> Res
 ///
 /// # Errors
 /// The device fails.
-pub fn kernels(gpu: &Gpu, angles: usize, columns: usize, pairs: usize, direct: bool, repeats: usize) -> Result<Vec<Row>, DeviceError> {
+pub fn kernels(
+    gpu: &Gpu,
+    angles: usize,
+    columns: usize,
+    pairs: usize,
+    direct: bool,
+    repeats: usize,
+) -> Result<Vec<Row>, DeviceError> {
     gpu.bind()?;
     let mut rows = counted(angles, columns, pairs, direct)?;
     let algorithm = if direct { Algorithm::Direct } else { Algorithm::Gridding };
@@ -225,11 +233,18 @@ pub struct Whole {
 ///
 /// # Errors
 /// The device fails or declines.
-pub fn whole(gpu: &Gpu, angles: usize, columns: usize, rows: usize, slabs: usize, stripes: bool) -> Result<Whole, String> {
+pub fn whole(
+    gpu: &Gpu,
+    angles: usize,
+    columns: usize,
+    rows: usize,
+    slabs: usize,
+    stripes: bool,
+) -> Result<Whole, String> {
     let list = half_turn(angles);
     let recipe = Recipe {
         center: Center::Pixel(columns as f64 / 2.0 - 3.3),
-        stripe: stripes.then(Stripe::default),
+        stripe: stripes.then(|| Stripes::Vo(Stripe::default())),
         ..Recipe::default()
     };
     let shared = Shared { recipe: &recipe, angles: &list, pixel_size_cm: Some(1e-4) };
@@ -242,6 +257,7 @@ pub fn whole(gpu: &Gpu, angles: usize, columns: usize, rows: usize, slabs: usize
         projections,
         darks: Some(flat(100.0)),
         flats: vec![(0.0, flat(5000.0)), ((angles - 1) as f64, flat(4800.0))],
+        optics: None,
         floating: false,
         at: "benchmark".to_owned(),
     };
@@ -264,7 +280,8 @@ pub fn whole(gpu: &Gpu, angles: usize, columns: usize, rows: usize, slabs: usize
 #[must_use]
 pub fn programs(columns: usize) -> Vec<Program> {
     let stripe = fitted(Stripe::default(), columns);
-    let mut all: Vec<Program> = [File::Normalise, File::Zinger, File::Stripe, File::Half, File::Selftest].map(Program::of).into();
+    let mut all: Vec<Program> =
+        [File::Normalise, File::Zinger, File::Stripe, File::Half, File::Selftest].map(Program::of).into();
     let mut windows = vec![stripe.large, stripe.small, 5, 21, 61];
     // The windows of the check's sizes.
     windows.extend(super::check::WINDOWS);

@@ -17,6 +17,7 @@ use crate::technique::tomography::gridding::{Geometry, Padding, Plan};
 use crate::technique::tomography::normalize::{self, Flat};
 use crate::technique::tomography::recipe::{Algorithm, Recipe};
 use crate::technique::tomography::stripe::{self, Stripe};
+use crate::technique::tomography::stripes::Stripes;
 use crate::technique::tomography::zinger::{self, Zinger};
 use crate::technique::tomography::{direct, mask, median, phantom};
 use ndarray::{Array2, Array3, Axis};
@@ -231,7 +232,12 @@ impl Rig<'_> {
 
         let counts: Vec<u16> = (0..5000).map(|_| self.rng.random()).collect();
         let (input, out) = (put(self.gpu, &self.stream, &counts)?, self.gpu.alloc(4 * counts.len())?);
-        self.launch(File::Normalise, "counts_to_floats", shape, &[(&input).into(), (&out).into(), counts.len().into()])?;
+        self.launch(
+            File::Normalise,
+            "counts_to_floats",
+            shape,
+            &[(&input).into(), (&out).into(), counts.len().into()],
+        )?;
         let want: Vec<f32> = counts.iter().map(|&c| f32::from(c)).collect();
         self.find("counts_to_floats: wrong values", differing(&self.get::<f32>(&out, counts.len())?, &want), 0.0);
         Ok(())
@@ -258,8 +264,7 @@ impl Rig<'_> {
 
     fn line_integrals(&mut self) -> Checked {
         let (mut data, dark, flats) = self.counts();
-        let mut setup =
-            self.setup(Algorithm::Gridding, Filter::Ramp, Padding::Zero, self.size.columns as f64 / 2.0)?;
+        let mut setup = self.setup(Algorithm::Gridding, Filter::Ramp, Padding::Zero, self.size.columns as f64 / 2.0)?;
         (setup.dark, setup.flats) = (dark.clone(), flats.clone());
         let (got, _, counted) = self.chunk(&setup, Some(&data), None, |chunk| chunk.line_integrals())?;
         let refused = |e: crate::technique::tomography::error::TomographyError| DeviceError::Unsupported(e.to_string());
@@ -319,8 +324,7 @@ impl Rig<'_> {
                 (0..2 * columns * angles).map(|_| self.rng.random_range(-20..20) as f32 / 4.0).collect();
             let (input, out) = (put(self.gpu, &self.stream, &values)?, self.gpu.alloc(4 * values.len())?);
             let (program, stretch) = median_program(width, columns);
-            let arguments: [Arg; 5] =
-                [(&input).into(), (&out).into(), angles.into(), columns.into(), stretch.into()];
+            let arguments: [Arg; 5] = [(&input).into(), (&out).into(), angles.into(), columns.into(), stretch.into()];
             let shape = Shape::over(angles, columns.div_ceil(stretch), 2, 64);
             self.stream.launch(self.gpu.function(&program, "median_columns")?, shape, &arguments)?;
             let mut want = vec![0.0; values.len()];
@@ -377,9 +381,11 @@ impl Rig<'_> {
     /// whole.
     fn gridding(&mut self) -> Checked {
         let columns = self.size.columns;
-        for (filter, padding, offset) in
-            [(Filter::SheppLogan, Padding::Zero, 0.0), (Filter::Ramp, Padding::Edge, -2.3), (Filter::Hann, Padding::Zero, 3.7)]
-        {
+        for (filter, padding, offset) in [
+            (Filter::SheppLogan, Padding::Zero, 0.0),
+            (Filter::Ramp, Padding::Edge, -2.3),
+            (Filter::Hann, Padding::Zero, 3.7),
+        ] {
             let centre = columns as f64 / 2.0 - 0.5 + offset;
             let sinograms = self.sinograms(centre);
             let mut setup = self.setup(Algorithm::Gridding, filter, padding, centre)?;
@@ -453,7 +459,12 @@ pub fn chains(gpu: &Gpu, size: Size, seed: u64) -> Result<Vec<Finding>, String> 
     let mut found = Vec::new();
     for (name, recipe, margin, whole) in [
         ("gridding", base.clone(), (0, 0), true),
-        ("zingers, stripes, gridding, margins", Recipe { zinger, stripe: Some(Stripe::default()), ..base.clone() }, (1, 1), true),
+        (
+            "zingers, stripes, gridding, margins",
+            Recipe { zinger, stripe: Some(Stripes::Vo(Stripe::default())), ..base.clone() },
+            (1, 1),
+            true,
+        ),
         ("direct, fractional counts", Recipe { algorithm: Algorithm::Direct, zinger, ..base.clone() }, (1, 0), false),
         ("edge padding, no mask", Recipe { padding: Padding::Edge, mask: None, ..base }, (0, 0), true),
     ] {
@@ -503,7 +514,9 @@ fn raw_rows(
         projections[[a, r, u]] = 60_000.0;
     }
     let frames = |level: f32, rng: &mut ChaCha8Rng| {
-        Array3::from_shape_fn((3, held, size.columns), |(_, _, u)| 100.0 + level * beam(u) + rng.random_range(-9.0..9.0_f32).round())
+        Array3::from_shape_fn((3, held, size.columns), |(_, _, u)| {
+            100.0 + level * beam(u) + rng.random_range(-9.0..9.0_f32).round()
+        })
     };
     let darks = Array3::from_shape_fn((3, held, size.columns), |_| 100.0 + rng.random_range(-3.0..3.0_f32).round());
     RawRows {
@@ -512,6 +525,7 @@ fn raw_rows(
         projections,
         darks: Some(darks),
         flats: vec![(0.0, frames(1.0, rng)), ((angles.len() - 1) as f64, frames(0.9, rng))],
+        optics: None,
         floating: false,
         at: "check".to_owned(),
     }

@@ -27,7 +27,8 @@ pub struct Ceilings {
 }
 
 /// Datasheet values: multiprocessors × 128 bytes a clock inside, half as many integer operations as fused multiply-adds.
-pub const H200: Ceilings = Ceilings { memory: 4.8e12, flops: 67e12, integer: 16.7e12, inner: 33e12, up: 55e9, down: 55e9 };
+pub const H200: Ceilings =
+    Ceilings { memory: 4.8e12, flops: 67e12, integer: 16.7e12, inner: 33e12, up: 55e9, down: 55e9 };
 /// As [`H200`], for the A100 with 40 GB.
 pub const A100: Ceilings =
     Ceilings { memory: 1.555e12, flops: 19.5e12, integer: 9.7e12, inner: 19.5e12, up: 25e9, down: 25e9 };
@@ -108,10 +109,10 @@ pub(super) fn of(setup: &Setup, needs: &Needs, name: &str, window: usize) -> Opt
         "scale_columns" => memory(8.0 * values),
         "unrank_columns" => Work { inner: 8.0 * values, ..memory(12.0 * values) },
         "load_rows" => memory(4.0 * values + 8.0 * pairs * angles * padded),
-        "transform of rows" => {
-            Work { flops: pairs * angles * fft(padded), ..memory(16.0 * pairs * angles * padded) }
+        "transform of rows" => Work { flops: pairs * angles * fft(padded), ..memory(16.0 * pairs * angles * padded) },
+        "filter_rows" => {
+            Work { flops: angles * padded * (60.0 + 6.0 * pairs), ..memory(16.0 * pairs * angles * padded) }
         }
-        "filter_rows" => Work { flops: angles * padded * (60.0 + 6.0 * pairs), ..memory(16.0 * pairs * angles * padded) },
         "gather" => {
             // Every sample reaches WIDTH² cells; at each a weight (30 operations) and two multiply-adds a pair.
             let visits = angles * padded * f(WIDTH * WIDTH);

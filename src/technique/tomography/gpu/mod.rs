@@ -19,13 +19,14 @@ mod steps;
 
 use super::chain::{BAD_SHARE, RawRows, Repaired, fitted};
 use super::compute::{Shared, UPSAMPLING};
+use super::convention;
 use super::error::TomographyError;
 use super::gridding::{Geometry, Padding, Plan};
 use super::normalize::{self, Flat};
 use super::recipe::{Algorithm, Recipe};
 use super::stripe::Stripe;
+use super::stripes::Stripes;
 use super::zinger::Zinger;
-use super::convention;
 use crate::device::{DeviceError, Gpu};
 use crate::technique::Fault;
 use ndarray::{Array2, Array3};
@@ -137,6 +138,11 @@ pub(super) fn slab(gpu: &Gpu, shared: &Shared<'_>, center: f64, raw: &RawRows) -
         padding: recipe.padding,
         ..Geometry::new(columns, shared.angles)
     };
+    let stripe = match recipe.stripe {
+        None => None,
+        Some(Stripes::Vo(options)) => Some(fitted(options, columns)),
+        Some(_) => return Ok(Outcome::Declined("this removal of stripes is done on the CPU".to_owned())),
+    };
     let radius = recipe.mask.map(|ratio| ratio * columns as f64 / 2.0);
     let setup = Setup {
         plan: Plan::new(&geometry).map_err(refused)?,
@@ -146,7 +152,7 @@ pub(super) fn slab(gpu: &Gpu, shared: &Shared<'_>, center: f64, raw: &RawRows) -
         before: raw.margin.0,
         rows: held - raw.margin.0 - raw.margin.1,
         zinger: recipe.zinger,
-        stripe: recipe.stripe.map(|s| fitted(s, columns)),
+        stripe,
         logarithm: recipe.minus_log,
         floor: super::chain::FLOOR,
         radius2: radius.map_or(-1.0, |r| r * r),
