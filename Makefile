@@ -24,9 +24,9 @@ test: setup ## run every test, for each MPI that is installed
 soak: setup ## simulate faulty shifts with fresh seeds until stopped, or until one fails
 	@$(ENV) cargo test --locked --release --lib $$BEAMPILOT_FEATURES sim::tests::soak -- --ignored --nocapture
 
-soak-real: build ## kill and stop real processes of two overlapping pilots, 220 times, some beyond the lease
+soak-real: build ## kill and stop real processes of two overlapping pilots, 220 times, some for 69 to 90 s
 	@$(ENV) BEAMPILOT_FAULT_SCANS=$${BEAMPILOT_FAULT_SCANS:-400} BEAMPILOT_FAULT_BLOWS=$${BEAMPILOT_FAULT_BLOWS:-220} \
-	  BEAMPILOT_FAULT_STOP_MS=$${BEAMPILOT_FAULT_STOP_MS:-75000} \
+	  BEAMPILOT_FAULT_LEASE_S=$${BEAMPILOT_FAULT_LEASE_S:-60} BEAMPILOT_FAULT_PAUSE_MS=$${BEAMPILOT_FAULT_PAUSE_MS:-6000} \
 	  cargo test --locked $$BEAMPILOT_FEATURES --test embedded_executors --test 'mpi_pilot*' a_campaign_under_fire -- --nocapture
 
 lint: setup ## formatting, clippy and documentation, warnings refused

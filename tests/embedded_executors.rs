@@ -6,7 +6,7 @@ suite! {
     Some(common::rig::Launcher::Embedded);
     a_crashed_executor_is_replaced,
     a_stopped_executor_is_replaced,
-    a_killed_keeper_leaves_no_orphan,
+    a_killed_keeper_is_replaced,
     nothing_outlives_a_killed_rank,
     sigterm_to_everybody_drains_quickly,
     a_campaign_under_fire_loses_and_doubles_nothing,

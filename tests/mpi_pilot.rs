@@ -16,7 +16,7 @@ suite! {
     wrong_configuration_ends_with_78,
     the_measured_tooth_is_published,
     a_crashed_executor_is_replaced,
-    a_killed_keeper_leaves_no_orphan,
+    a_killed_keeper_is_replaced,
     nothing_outlives_a_killed_rank,
     sigterm_to_everybody_drains_quickly,
     a_campaign_under_fire_loses_and_doubles_nothing,

@@ -22,6 +22,7 @@ pub use pattern::{Pattern, PatternError};
 pub use problem::{CampaignErrors, Problem, closest};
 pub use types::*;
 
+use crate::store::claims::Observer;
 use crate::technique::Technique;
 use problem::suggestion;
 use read::{Reader, Section};
@@ -46,6 +47,8 @@ pub struct Campaign {
     pub state: PathBuf,
     /// Lag allowed, for streams that say nothing.
     pub deadline: Duration,
+    /// How long a pilot's heartbeat may stand still before others take over what it holds.
+    pub lease: Duration,
     /// In the order of the file.
     pub streams: Vec<Stream>,
     /// The text, byte by byte.
@@ -102,6 +105,7 @@ impl Campaign {
         let state_line = state.as_ref().map_or(1, |s| s.line);
         let state = stream::resolve(&base, &state.map_or("state".to_owned(), |s| s.value));
         let deadline = head.as_ref().and_then(|h| h.positive_duration("deadline", "15m")).map_or(DEADLINE, |d| d.value);
+        let lease = head.as_ref().and_then(lease).unwrap_or(Observer::LEASE);
         if let Some(head) = &head {
             head.finish();
         }
@@ -115,7 +119,7 @@ impl Campaign {
         let warnings = warnings(&streams, file);
         let hash = hex(&Sha256::digest(text.as_bytes()))[..16].to_owned();
         let shown = file.to_owned();
-        Ok(Self { file: absolute, shown, name, state, deadline, streams, text: text.to_owned(), hash, warnings })
+        Ok(Self { file: absolute, shown, name, state, deadline, lease, streams, text: text.to_owned(), hash, warnings })
     }
 
     /// The folder of the campaign file: relative paths are relative to it.
@@ -181,6 +185,17 @@ impl Campaign {
         std::fs::File::open(&folder)?.sync_all()?;
         Ok(target)
     }
+}
+
+fn lease(head: &Section<'_, '_, '_>) -> Option<Duration> {
+    let at = head.positive_duration("lease", "60s")?;
+    let (least, most) = Observer::LEASES;
+    if !(least..=most).contains(&at.value) {
+        let problem = format!("{} is out of range", humantime::format_duration(at.value));
+        head.report(at.line, "lease", problem, "write 5s to 10m; 60s suits a shared filesystem that stalls at times");
+        return None;
+    }
+    Some(at.value)
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -38,6 +38,7 @@ pub(super) fn read(section: &Section<'_, '_, '_>, base: &Path, deadline: Duratio
     let technique = section.required("technique", "technique = \"tomography\"").map(|t| t.value);
     let output = section.string("output", "output = \"results\"").map_or("results".to_owned(), |o| o.value);
     let deadline = section.positive_duration("deadline", "10m").map_or(deadline, |d| d.value);
+    let task_limit = section.positive_duration("task_limit", "15m").map(|d| d.value);
     let order = section.choice("order", &[("deadline", Order::Deadline), ("newest", Order::Newest)]);
     let weight = section.count("weight", "weight = 1").map_or(1, |w| w.value);
     let roles = section.section("roles", "[stream.roles]").map(|r| roles(&r, base, unit)).unwrap_or_default();
@@ -55,6 +56,7 @@ pub(super) fn read(section: &Section<'_, '_, '_>, base: &Path, deadline: Duratio
         technique: technique?,
         output: resolve(base, &output),
         deadline,
+        task_limit,
         order: order.map_or(Order::Deadline, |o| o.value),
         weight,
         roles,

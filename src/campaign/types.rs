@@ -33,6 +33,8 @@ pub struct Stream {
     pub order: Order,
     /// Share of the machine, relative to other streams.
     pub weight: u32,
+    /// Longest time for one task; the technique's own where nothing is said.
+    pub task_limit: Option<Duration>,
     /// Companions by role; a role that is not named here is looked for in the scan by the technique.
     pub roles: BTreeMap<String, RoleSource>,
     /// The technique's own table.

@@ -61,9 +61,6 @@ pub struct ShimArgs {
     /// The process that must be the parent; this one dies with it.
     #[arg(long, value_name = "PID")]
     pub parent: u32,
-    /// Largest address space.
-    #[arg(long, value_name = "BYTES")]
-    pub address_space: Option<u64>,
     /// What to become.
     #[arg(value_name = "ARGUMENT", required = true, last = true)]
     pub command: Vec<String>,
@@ -99,7 +96,7 @@ pub fn executor(args: ExecutorArgs) -> anyhow::Result<Exit> {
 /// # Errors
 /// The parent is gone, or the kernel refuses.
 pub fn shim(args: ShimArgs) -> anyhow::Result<Exit> {
-    keeper::become_limited(&Limits { parent: args.parent, address_space: args.address_space })
+    keeper::become_limited(&Limits { parent: args.parent })
         .context("cannot limit an executor")
         .or_exit(Exit::Unavailable)?;
     let error = std::process::Command::new("/proc/self/exe").arg0("beampilot").args(args.command).exec();

@@ -42,6 +42,8 @@ pub struct Disk {
     pub observer: Mutex<Observer>,
     /// When our own heartbeat was last written, by [`Host::mono`].
     pub last_beat: Mutex<Duration>,
+    /// How long our heartbeat may stand still before others take over.
+    pub lease: Duration,
     /// Journals of dead pilots, read once.
     pub journals: Mutex<BTreeMap<String, Arc<Finished>>>,
 }
@@ -61,7 +63,8 @@ impl Disk {
         streams: BTreeMap<String, StreamPlace>,
     ) -> Self {
         let last_beat = Mutex::new(host.mono());
-        Self { fs, host, layout, me, streams, observer: Mutex::default(), last_beat, journals: Mutex::default() }
+        let (observer, journals, lease) = (Mutex::default(), Mutex::default(), Observer::LEASE);
+        Self { fs, host, layout, me, streams, observer, last_beat, lease, journals }
     }
 
     fn place(&self, stream: &str) -> io::Result<&StreamPlace> {
@@ -88,9 +91,9 @@ impl Disk {
             let Some(pilot) = name.strip_suffix(".json").filter(|p| !p.starts_with('.') && *p != self.me.pilot) else {
                 continue;
             };
-            let beat = claims::heartbeat(&*self.fs, &self.layout, pilot).ok().map(|b| b.beat);
+            let Ok(beat) = claims::heartbeat(&*self.fs, &self.layout, pilot) else { continue };
             let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
-            observer.is_expired(pilot, beat, self.host.mono());
+            observer.is_expired_after(beat.lease(), pilot, Some(beat.beat), self.host.mono());
         }
         Ok(())
     }
@@ -200,7 +203,7 @@ impl Disk {
             let (output, stem) = self.stem(&scan.stream, &scan.name)?;
             let last_beat = *self.last_beat.lock().unwrap_or_else(PoisonError::into_inner);
             let beat_age = self.host.mono().saturating_sub(last_beat);
-            if beat_age > Observer::LEASE / 2 {
+            if beat_age > self.lease / 2 {
                 let what = "our heartbeat could not be written, others may have taken over";
                 return Ok(PublishOutcome::Storage(format!("{what} ({} s)", beat_age.as_secs())));
             }

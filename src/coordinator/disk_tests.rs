@@ -274,7 +274,7 @@ fn one_slab_done(rig: &Rig, disk: &Disk) -> PathBuf {
 
 fn beat(disk: &Disk, writers: Vec<crate::store::host::Process>) {
     let identity = disk.me.clone();
-    let beat = claims::Heartbeat { identity, beat: 1, at_ms: 0, ended: false, ends_ms: None, writers };
+    let beat = claims::Heartbeat { identity, beat: 1, at_ms: 0, ended: false, ends_ms: None, writers, lease_ms: None };
     claims::beat(&RealFs, &disk.layout, &beat).unwrap();
 }
 

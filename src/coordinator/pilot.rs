@@ -208,7 +208,8 @@ pub fn run(campaign: &Campaign, id: &str, joined: Joined, options: &Options) -> 
         let place = StreamPlace { output: s.results(), pattern: s.pattern.source().to_owned() };
         (s.name.clone(), place)
     });
-    let disk = Arc::new(Disk::new(fs.clone(), Arc::new(RealHost), layout.clone(), me.clone(), places.collect()));
+    let disk = Disk::new(fs.clone(), Arc::new(RealHost), layout.clone(), me.clone(), places.collect());
+    let disk = Arc::new(Disk { lease: campaign.lease, ..disk });
     let (commands, commands_in) = unbounded();
     let mut requests = inbox::Inbox::new(disk.clone(), (first, later), mailbox.clone(), commands.clone());
     requests.notice(|n| n.editions = told);
@@ -363,7 +364,7 @@ fn specs(campaign: &Campaign) -> Result<Vec<StreamSpec>, PilotError> {
                 campaign::Order::Newest => queue::Order::Newest,
             },
             weight: s.weight,
-            task_limit_s,
+            task_limit_s: s.task_limit.map_or(task_limit_s, |limit| limit.as_secs_f64()),
         })
     };
     campaign.streams.iter().map(spec).collect()

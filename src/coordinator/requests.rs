@@ -86,6 +86,11 @@ impl Core {
         self.unclaimed.hold(no, held);
     }
 
+    /// Does a person hold this stream?
+    pub(super) fn is_held(&self, stream: usize) -> bool {
+        self.wishes.held.contains(&stream)
+    }
+
     fn skip(&mut self, now: Time, stream: String, name: String) {
         let Some(at) = self.stream_no(&stream) else { return };
         self.wishes.skipped.insert((at, name.clone()));

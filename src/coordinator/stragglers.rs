@@ -1,10 +1,10 @@
 //! Stragglers: at the end of a stage an idle worker may run a task a second time, when the first try takes longer than
 //! 19 of 20 tasks of its kind did. The first result that is recorded wins, the other try is withdrawn; no two tries
-//! share a file.
+//! share a file. A stream that is held gets no second tries, and nobody does while storage fails or a job runs alone.
 //!
 //! Same contract as [`super::core`].
 
-use super::core::Core;
+use super::core::{Core, Storage};
 use super::event::{AttemptNo, JobNo, Time};
 use crate::technique::plan::TaskKind;
 use crate::transport::WorkerId;
@@ -19,7 +19,9 @@ const LEAST_S: f64 = 2.0;
 impl Core {
     /// When [`Core::duplicate_stragglers`] should look again, while something runs and somebody is idle.
     pub(super) fn straggler_due(&self) -> Option<Time> {
-        let useful = !self.draining && self.queue.is_empty() && !self.attempts.is_empty();
+        let free = !self.draining && !self.stopping && self.storage == Storage::Fine && self.alone.is_empty();
+        // What waits in a held stream keeps nobody busy.
+        let useful = free && self.queue.next().is_none() && !self.attempts.is_empty();
         (useful && self.workers.idle().next().is_some()).then(|| self.straggler_look.plus_s(LOOK_S))
     }
 
@@ -47,7 +49,8 @@ impl Core {
     fn is_straggler(&self, now: Time, job: JobNo, task: usize, sent: Time) -> bool {
         let Some(job) = self.jobs.get(&job) else { return false };
         let Some(task) = job.tasks.get(task) else { return false };
-        let alone = task.attempts.len() == 1 && task.spec.kind == TaskKind::Stage && !task.solo;
+        let held = self.is_held(job.stream);
+        let alone = !held && task.attempts.len() == 1 && task.spec.kind == TaskKind::Stage && !task.solo;
         let technique = &self.streams[job.stream].technique;
         let high = self.high_s(technique, &super::core::stage_name(job, task), task.spec.cost);
         alone && job.ready.is_empty() && high.is_some_and(|high| now.since_s(sent) > FACTOR * high)

@@ -94,7 +94,7 @@ impl World {
         self.spawn(proc, Purpose::Beat(p, ended), Phase::Beating, move || {
             let Disk { fs, host, layout, last_beat, me, .. } = &*disk;
             let at_ms = host.wall_ms();
-            let heartbeat = Heartbeat { identity: me.clone(), beat, at_ms, ended, ends_ms, writers };
+            let heartbeat = Heartbeat { identity: me.clone(), beat, at_ms, ended, ends_ms, writers, lease_ms: None };
             let began = host.mono();
             let beaten = claims::beat(&**fs, layout, &heartbeat).is_ok();
             if beaten {

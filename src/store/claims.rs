@@ -18,7 +18,9 @@ pub use identity::{Identity, host_name};
 pub(crate) use identity::{boot_id, process_start};
 use life::Fate;
 pub use life::{Heartbeat, Observer, beat, heartbeat, is_abandoned};
-pub use staging::{fence, hand_over, mark_released, prepare_staging, release, release_quarantined};
+pub use staging::{
+    fence, hand_over, mark_released, prepare_staging, release, release_condemned, release_quarantined,
+};
 
 use super::fs::{Fs, create_whole};
 use super::host::Host;
@@ -72,11 +74,14 @@ pub struct Previous {
 }
 
 /// What a `.released` file holds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct Released {
     /// Finished parts and `plan.json` were left in staging for the next owner.
     #[serde(default)]
     pub kept: bool,
+    /// The job went to quarantine: whoever takes it once a person has released it counts deaths from zero.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub forgiven: bool,
 }
 
 /// The highest generation of a key, 0 when there is none.
@@ -103,7 +108,7 @@ pub fn try_claim(
         let released = released(fs, layout, key, generation)?;
         let record = record(fs, layout, key, generation)?;
         let pilot = record.owner.pilot.clone();
-        deaths = record.deaths;
+        deaths = if released.as_ref().is_some_and(|r| r.forgiven) { 0 } else { record.deaths };
         let fate = match &released {
             Some(_) => Fate::Ended,
             // Ours: the answer to an earlier try was lost, or a release failed. Whoever asks does not hold it, and what
@@ -143,7 +148,7 @@ pub fn try_claim(
 fn released(fs: &dyn Fs, layout: &Layout, key: &str, generation: u32) -> io::Result<Option<Released>> {
     match fs.read(&layout.released(key, generation), 64 * 1024) {
         // Whatever it holds, it is there.
-        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).unwrap_or(Released { kept: false }))),
+        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).unwrap_or_default())),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e),
     }

@@ -110,9 +110,6 @@ impl Transport for LocalTransport {
     fn exchange(&mut self, inbox: &mut Vec<(WorkerId, FromWorker)>) -> bool {
         let before = inbox.len();
         let mut sent = false;
-        if let Some(line) = self.lines.values().next() {
-            line.executor.look_after();
-        }
         for line in self.lines.values_mut().filter(|l| !l.queued.is_empty()) {
             line.executor.deliver(line.queued.drain(..));
             sent = true;

@@ -85,7 +85,7 @@ impl Proxy {
             ("--services", config.services.name().to_owned()),
         ];
         let args = std::iter::once(EXECUTOR.to_owned()).chain(args.into_iter().flat_map(|(k, v)| [k.to_owned(), v]));
-        let news = keeper.start_executor(id.0, args.collect(), None)?;
+        let news = keeper.start_executor(id.0, args.collect(), config.memory)?;
         let state = State {
             socket: None,
             pid: 0,
@@ -154,11 +154,6 @@ impl Proxy {
         }
         self.threads.drain(..).for_each(|t| drop(t.join()));
         true
-    }
-
-    /// Replaces a keeper that died, on the main thread.
-    pub fn look_after(&self) {
-        self.shared.keeper.revive();
     }
 }
 

@@ -71,6 +71,8 @@ pub struct ExecutorConfig {
     pub threads: usize,
     /// Bytes one task may use.
     pub task_memory: u64,
+    /// Bytes that it may hold with everything it starts, where it has a process of its own and there is a limit.
+    pub memory: Option<u64>,
     /// Techniques, verification and sealing.
     pub services: Arc<dyn Services>,
     /// Threads of this process, or a process of its own.
@@ -97,6 +99,7 @@ impl ExecutorConfig {
             host: host.into(),
             threads: threads.max(1),
             task_memory,
+            memory: None,
             services,
             hosting: Hosting::Threads,
             build: crate::BUILD.to_owned(),

@@ -68,11 +68,4 @@ impl Hosted {
             Self::Process(p) => p.join(longest),
         }
     }
-
-    /// To be called now and then on the process's main thread: replaces a keeper that died, where that is possible.
-    pub fn look_after(&self) {
-        if let Self::Process(p) = self {
-            p.look_after();
-        }
-    }
 }

@@ -14,6 +14,8 @@ use std::path::Path;
 const LEAST_MEMORY: u64 = 64 << 20;
 /// Nor does it rise above: techniques cut their work to it, and pieces this large gain nothing.
 const MOST_MEMORY: u64 = 32 << 30;
+/// What a process holds before it does anything: threads, libraries, a GPU's context.
+const RUNTIME: u64 = 1 << 30;
 /// Assumed when /proc/meminfo cannot be read.
 const UNKNOWN_MEMORY: u64 = 2 << 30;
 
@@ -69,12 +71,22 @@ fn quota_cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
+/// Bytes that an executor may hold with everything it starts, when the host's memory is shared by `parts` of them: all of
+/// its share, and [`RUNTIME`].
+pub fn executor_memory(parts: usize) -> u64 {
+    (free_memory() / parts.max(1) as u64).max(4 * LEAST_MEMORY) + RUNTIME
+}
+
 /// Bytes one task may hold when the host's memory is shared by `parts` executors.
 pub fn task_memory(parts: usize) -> u64 {
+    bounded(free_memory(), parts)
+}
+
+fn free_memory() -> u64 {
     let read = |p: &str| std::fs::read_to_string(p).ok();
     let available = read("/proc/meminfo").and_then(|s| available(&s)).unwrap_or(UNKNOWN_MEMORY);
     let free = cgroup_free(Path::new("/sys/fs/cgroup"), &read("/proc/self/cgroup").unwrap_or_default());
-    bounded(available.min(free.unwrap_or(u64::MAX)), parts)
+    available.min(free.unwrap_or(u64::MAX))
 }
 
 fn bounded(free: u64, parts: usize) -> u64 {

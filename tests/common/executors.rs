@@ -73,19 +73,27 @@ pub fn a_stopped_executor_is_replaced(launcher: Launcher) {
     assert_eq!(rig.published()["a.h5"].len(), 1);
 }
 
-/// A keeper that dies takes its executors along, and nothing stays behind; the work goes on.
-pub fn a_killed_keeper_leaves_no_orphan(launcher: Launcher) {
+/// A keeper that dies takes its executors along, and nothing stays behind; the one that waited takes its place, and is
+/// replaced itself, again and again.
+pub fn a_killed_keeper_is_replaced(launcher: Launcher) {
     let (rig, mut pilot) = busy(launcher, &["--once"]);
-    let (keepers, executors) = (set(pilot.pids(Role::Keeper)), set(pilot.pids(Role::Executor)));
-    let victim = *keepers.last().unwrap();
-    let below: BTreeSet<u32> = executors.into_iter().filter(|e| parent(*e) == Some(victim)).collect();
-    assert!(!below.is_empty());
-    signal(&[victim], "KILL");
-    assert_gone(&below, Duration::from_secs(2));
-    if matches!(launcher, Launcher::Embedded) {
+    let ranks = set(pilot.pids(Role::Rank));
+    rig.wait("every rank has two keepers", || pilot.pids(Role::Keeper).len() == 2 * ranks.len());
+    for spare in [true, false, false] {
+        let (keepers, executors) = (set(pilot.pids(Role::Keeper)), set(pilot.pids(Role::Executor)));
+        let works = |k: &&u32| executors.iter().any(|e| parent(*e) == Some(**k));
+        let victim = *keepers.iter().find(|k| works(k) != spare).unwrap();
+        let below: BTreeSet<u32> = executors.iter().copied().filter(|e| parent(*e) == Some(victim)).collect();
+        assert_eq!(below.is_empty(), spare);
+        signal(&[victim], "KILL");
+        assert_gone(&below, Duration::from_secs(2));
         let took = replaced(&pilot, Role::Keeper, &keepers, victim, Duration::from_secs(10));
-        eprintln!("the keeper was replaced after {took:.0?}");
+        if let Some(gone) = below.first() {
+            replaced(&pilot, Role::Executor, &executors, *gone, Duration::from_secs(10));
+        }
+        eprintln!("a keeper ({}) was replaced after {took:.0?}", if spare { "that waited" } else { "that worked" });
     }
+    assert_eq!(set(pilot.pids(Role::Rank)), ranks, "the ranks live");
     assert_eq!(pilot.exit_code(), Some(0), "{}", pilot.log());
     assert_eq!(rig.published()["a.h5"].len(), 1);
 }

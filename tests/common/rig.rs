@@ -32,7 +32,11 @@ pub struct Rig {
 pub struct Pilot {
     pub child: Child,
     log: PathBuf,
+    mark: String,
 }
+
+/// Marks what belongs to one pilot.
+const MARK: &str = "BEAMPILOT_TEST_PILOT";
 
 /// What a process of a pilot is there for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +44,8 @@ pub enum Role {
     Rank,
     Keeper,
     Executor,
+    /// mpiexec, and what it starts to start ranks.
+    Launcher,
 }
 
 impl Pilot {
@@ -49,6 +55,13 @@ impl Pilot {
             Role::Rank => "run",
             Role::Keeper => "keeper",
             Role::Executor => "executor",
+            Role::Launcher => {
+                let is_launcher = |pid: &u32| {
+                    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+                    ["mpiexec", "mpirun", "orterun", "prte"].iter().any(|l| name.starts_with(l))
+                };
+                return descendants(self.child.id()).into_iter().filter(is_launcher).collect();
+            }
         };
         let has_role = |pid: &u32| {
             let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -58,10 +71,17 @@ impl Pilot {
         descendants(self.child.id()).into_iter().filter(has_role).filter(|pid| is_alive(*pid)).collect()
     }
 
-    /// SIGKILL to launcher, ranks and all.
+    /// SIGKILL to launcher, ranks and all, those included that a dead launcher left behind.
     pub fn kill(&mut self) {
         signal(&descendants(self.child.id()), "KILL");
         let _ = self.child.wait();
+        let mark = format!("{MARK}={}", self.mark).into_bytes();
+        let is_marked = |pid: &u32| {
+            let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environ.split(|b| *b == 0).any(|entry| entry == mark)
+        };
+        let all = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
+        signal(&all.filter(is_marked).collect::<Vec<u32>>(), "KILL");
     }
 
     /// SIGTERM to the beampilot processes, as a scheduler does; returns the exit code.
@@ -86,7 +106,12 @@ impl Pilot {
 
     /// Waits for the end.
     pub fn exit_code(&mut self) -> Option<i32> {
-        let end = Instant::now() + PATIENCE;
+        self.exit_code_within(PATIENCE)
+    }
+
+    /// Waits for the end, so long.
+    pub fn exit_code_within(&mut self, longest: Duration) -> Option<i32> {
+        let end = Instant::now() + longest;
         while Instant::now() < end {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status.code();
@@ -179,17 +204,15 @@ impl Rig {
     /// Starts a pilot.
     pub fn start(&self, args: &[&str]) -> Pilot {
         let mut command = self.command(args);
-        let (child, log) = self.logged(&mut command, true);
-        Pilot { child, log }
+        self.logged(&mut command, true)
     }
 
     /// Starts any command as a pilot's; its standard output is its own.
     pub fn spawn(&self, mut command: Command) -> Pilot {
-        let (child, log) = self.logged(&mut command, false);
-        Pilot { child, log }
+        self.logged(&mut command, false)
     }
 
-    fn logged(&self, command: &mut Command, stdout: bool) -> (Child, PathBuf) {
+    fn logged(&self, command: &mut Command, stdout: bool) -> Pilot {
         static N: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let n = N.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let log = self.path(&format!("pilot-{n}.log"));
@@ -197,7 +220,9 @@ impl Rig {
         if stdout {
             command.stdout(file.try_clone().unwrap());
         }
-        (command.stdin(Stdio::null()).stderr(file).spawn().unwrap(), log)
+        let mark = log.display().to_string();
+        let child = command.env(MARK, &mark).stdin(Stdio::null()).stderr(file).spawn().unwrap();
+        Pilot { child, log, mark }
     }
 
     /// Runs a pilot to its end; returns exit code and log.

@@ -44,13 +44,22 @@ impl Executors {
         }
     }
 
-    /// Must run on the main thread, and before MPI is initialized. `revivable`: it never will be.
-    fn hosting(self, revivable: bool) -> Result<Hosting, TransportError> {
+    /// Must run on the main thread, and before MPI is initialized.
+    fn hosting(self) -> Result<Hosting, TransportError> {
         Ok(match self {
             Self::Threads => Hosting::Threads,
-            Self::Processes => Hosting::Processes(Arc::new(Keeper::start(revivable)?)),
+            Self::Processes => Hosting::Processes(Arc::new(Keeper::start()?)),
         })
     }
+}
+
+/// Bytes that an executor may hold with everything it starts: BEAMPILOT_EXECUTOR_MEMORY, or its share of the host.
+fn executor_memory(parts: usize) -> u64 {
+    let Ok(text) = std::env::var("BEAMPILOT_EXECUTOR_MEMORY") else { return topology::executor_memory(parts) };
+    text.parse().unwrap_or_else(|_| {
+        tracing::warn!("BEAMPILOT_EXECUTOR_MEMORY={text} is no number of bytes; its share of the host is used");
+        topology::executor_memory(parts)
+    })
 }
 
 /// Joins. `None`: this was a worker rank, it has served and said goodbye. To be called on the main thread.
@@ -75,11 +84,11 @@ fn embedded(
 ) -> Result<Joined, TransportError> {
     let n = workers.map_or_else(default_workers, NonZeroUsize::get);
     let share = topology::share(1, n);
-    let hosting = executors.hosting(true)?;
+    let hosting = executors.hosting()?;
     let config = |i: usize| {
         let id = WorkerId(u32::try_from(i).unwrap_or(u32::MAX));
         let config = ExecutorConfig::new(id, topology::host(), share.threads, share.task_memory, services.clone());
-        ExecutorConfig { hosting: hosting.clone(), ..config }
+        ExecutorConfig { hosting: hosting.clone(), memory: Some(executor_memory(n)), ..config }
     };
     let transport = Box::new(LocalTransport::new((0..n).map(config))?);
     Ok(Joined { transport, name: "embedded".to_owned(), workers: n, exit_code: None })
@@ -89,12 +98,12 @@ fn embedded(
 fn ranks(services: Arc<dyn Services>, executors: Executors) -> Result<Option<Joined>, TransportError> {
     use crate::transport::mpi;
     // What starts processes must be born before MPI.
-    let hosting = executors.hosting(false)?;
+    let hosting = executors.hosting()?;
     let session = mpi::connect(&mpi::Options::default())?;
     let share = session.share();
     let id = WorkerId(u32::try_from(session.rank()).unwrap_or(u32::MAX));
     let config = ExecutorConfig::new(id, topology::host(), share.threads, share.task_memory, services);
-    let config = ExecutorConfig { hosting, ..config };
+    let config = ExecutorConfig { hosting, memory: Some(executor_memory(session.on_host())), ..config };
     let workers = session.size();
     if session.rank() == 0 {
         let transport = session.coordinator(Some(config))?;

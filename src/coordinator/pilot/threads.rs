@@ -10,7 +10,7 @@ use crate::coordinator::lanes::Busy;
 use crate::coordinator::view::View;
 use crate::coordinator::writers::Writers;
 use crate::report::status::{self, ArrivalsView, Edition, PilotStatus};
-use crate::store::claims::{self, Heartbeat};
+use crate::store::claims::{self, Heartbeat, Observer};
 use crate::store::{Fs, Layout, fs};
 use crossbeam::channel::{Receiver, Sender, bounded};
 use std::collections::{BTreeMap, BTreeSet};
@@ -190,9 +190,10 @@ impl StatusHandle {
 
 /// An order to the disk that takes longer means that the filesystem stalls.
 const STALL: Duration = Duration::from_secs(30);
-/// Between two heartbeats.
+/// Between two heartbeats; a tenth of the lease, where that is less.
 const BEAT: Duration = Duration::from_secs(1);
-/// Between two looks at other pilots' heartbeats: what a lease takes longer than it must.
+/// Between two looks at other pilots' heartbeats: what a lease takes longer than it must. A tenth of ours, where that is
+/// less: theirs is, as a rule, the same.
 const OBSERVE: Duration = Duration::from_secs(2);
 
 type Shower = Box<dyn Fn(View) + Send>;
@@ -233,6 +234,7 @@ impl StatusWriter {
         let thread = std::thread::Builder::new().name("status".into()).spawn(move || {
             let (mut beat, mut pulse_seen, mut drained) = (0, None, false);
             let mut looked = Instant::now();
+            let (pause, observe) = (BEAT.min(self.disk.lease / 10), OBSERVE.min(self.disk.lease / 10));
             loop {
                 let pulse = self.watched.pulse.load(Ordering::Relaxed);
                 // A driver that does not turn must not look alive.
@@ -244,7 +246,7 @@ impl StatusWriter {
                     recv(stopped) -> _ => ended = true,
                     // A new executor waits for its place in the heartbeat.
                     recv(woken) -> _ => {}
-                    default(BEAT) => {}
+                    default(pause) => {}
                 }
                 if let Some(view) = slot.lock().unwrap_or_else(PoisonError::into_inner).take() {
                     self.status.view = view;
@@ -253,7 +255,7 @@ impl StatusWriter {
                 if ended {
                     return;
                 }
-                if looked.elapsed() >= OBSERVE {
+                if looked.elapsed() >= observe {
                     looked = Instant::now();
                     if let Err(e) = self.disk.observe_others() {
                         tracing::debug!(error = %e, "other pilots could not be looked at");
@@ -306,6 +308,7 @@ impl StatusWriter {
             ended: goodbye,
             ends_ms: self.ends_ms,
             writers,
+            lease_ms: (self.disk.lease != Observer::LEASE).then_some(self.disk.lease.as_millis() as u64),
         };
         let Disk { fs, host, layout, last_beat, .. } = &*self.disk;
         let began = host.mono();

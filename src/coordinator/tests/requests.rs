@@ -47,6 +47,44 @@ fn holding_in_the_middle_lets_running_tasks_end_and_starts_no_more() {
 }
 
 #[test]
+fn a_held_stream_gets_no_second_tries() {
+    let mut b = Bench::new(vec![stream("s"), stream("t")]).workers(2);
+    b.plan = plan(&[8]);
+    b.arrive("s", "a");
+    b.until("s0-7");
+    while b.assigned.len() > 1 {
+        let i = b.assigned.iter().position(|(_, _, _, t)| t.label != "s0-7").unwrap();
+        b.succeed(i);
+    }
+    hold(&mut b, "s");
+    b.pass_s(20.0);
+    assert_eq!(b.assigned.len(), 1, "the straggler alone");
+    resume(&mut b, "s");
+    b.pass_s(1.0);
+    assert_eq!(b.assigned.len(), 2, "now another worker tries, too");
+    b.run();
+    assert_eq!(b.published.len(), 1);
+}
+
+#[test]
+fn a_job_that_runs_alone_in_a_held_stream_holds_nobody_up() {
+    let mut b = Bench::new(vec![stream("s"), stream("t")]).workers(2);
+    b.instant_disk = false;
+    b.arrive("s", "a");
+    let Some(Action::Claim { job, .. }) = b.actions.pop_front() else { panic!("no claim") };
+    b.instant_disk = true;
+    let outcome = ClaimOutcome::Won { generation: 2, staging: "/staging".into(), deaths: 3, adopted: None };
+    b.step(Event::Claimed { job, outcome });
+    hold(&mut b, "s");
+    b.arrive("t", "b");
+    b.run();
+    assert!(b.published.len() == 1 && b.published[0].starts_with("t."), "{:?}", b.published);
+    resume(&mut b, "s");
+    b.run();
+    assert_eq!(b.published.len(), 2);
+}
+
+#[test]
 fn once_ends_although_a_held_stream_has_work_left() {
     let mut b = Bench::new(vec![stream("s")]).workers(1);
     hold(&mut b, "s");

@@ -39,22 +39,30 @@ struct Sighting {
 }
 
 impl Observer {
-    /// How long a heartbeat must stand still.
+    /// How long a heartbeat must stand still, where its pilot does not say otherwise.
     pub const LEASE: Duration = Duration::from_secs(60);
-    /// A longer gap between two looks of ours starts the count again: we may have slept ourselves.
-    const GAP: Duration = Duration::from_secs(15);
+    /// The shortest and the longest a pilot may say.
+    pub const LEASES: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(600));
+    /// A gap between two looks of ours longer than this part of the lease starts the count again: we may have slept
+    /// ourselves.
+    const GAPS: u32 = 4;
 
-    /// Notes the beat counter of a pilot; true when it stood still for a lease, in looks without a gap.
+    /// Notes the beat counter of a pilot; true when it stood still for [`Observer::LEASE`], in looks without a gap.
     /// A file that could not be read is no observation. `now` is [`Host::mono`].
     pub fn is_expired(&mut self, pilot: &str, beat: Option<u64>, now: Duration) -> bool {
+        self.is_expired_after(Self::LEASE, pilot, beat, now)
+    }
+
+    /// The same for a pilot with a lease of its own.
+    pub fn is_expired_after(&mut self, lease: Duration, pilot: &str, beat: Option<u64>, now: Duration) -> bool {
         let Some(beat) = beat else { return false };
         let fresh = Sighting { beat, since: now, last_look: now };
         let seen = self.seen.entry(pilot.to_owned()).or_insert_with(|| fresh.clone());
-        if seen.beat != beat || now.saturating_sub(seen.last_look) > Self::GAP {
+        if seen.beat != beat || now.saturating_sub(seen.last_look) > lease / Self::GAPS {
             *seen = fresh;
         }
         seen.last_look = now;
-        now.saturating_sub(seen.since) >= Self::LEASE
+        now.saturating_sub(seen.since) >= lease
     }
 }
 
@@ -75,6 +83,17 @@ pub struct Heartbeat {
     /// Its executors, every process that may write below staging.
     #[serde(default)]
     pub writers: Vec<Process>,
+    /// How long it may stand still, milliseconds; [`Observer::LEASE`] where it does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_ms: Option<u64>,
+}
+
+impl Heartbeat {
+    /// How long it may stand still.
+    pub fn lease(&self) -> Duration {
+        let (least, most) = Observer::LEASES;
+        self.lease_ms.map_or(Observer::LEASE, |ms| Duration::from_millis(ms).clamp(least, most))
+    }
 }
 
 /// A beat this close before the job's end, milliseconds, means that the end is what it died of.
@@ -115,11 +134,12 @@ pub(super) fn fate(
     let leader_dead = host.is_proven_dead(&owner.process());
     // It never beat, or its file was removed: stillness of nothing counts as beat 0.
     let count = beat.as_ref().map_or(0, |b| b.beat);
+    let lease = beat.as_ref().map_or(Observer::LEASE, Heartbeat::lease);
     // Locked for this look alone, never across a call that may hang: other lanes claim, too. A poisoned observer only
     // lost observations.
     let expired = || {
         let mut observer = observer.lock().unwrap_or_else(PoisonError::into_inner);
-        observer.is_expired(&owner.pilot, Some(count), host.mono())
+        observer.is_expired_after(lease, &owner.pilot, Some(count), host.mono())
     };
     if !leader_dead && !expired() {
         return Ok(Fate::Alive);
@@ -141,7 +161,7 @@ pub fn is_abandoned(
     generation: u32,
     all: bool,
 ) -> io::Result<bool> {
-    if let Some(Released { kept: true }) = released(fs, layout, key, generation)?
+    if let Some(Released { kept: true, .. }) = released(fs, layout, key, generation)?
         && !all
         && !fs.exists(&layout.claim(key, generation + 1))?
     {

@@ -48,6 +48,18 @@ pub fn release(fs: &dyn Fs, layout: &Layout, stream_output: &Path, key: &str, ge
     mark_released(fs, layout, key, generation, false)
 }
 
+/// Gives up the claim of a job that goes to quarantine; staging goes first here, too.
+pub fn release_condemned(
+    fs: &dyn Fs,
+    layout: &Layout,
+    stream_output: &Path,
+    key: &str,
+    generation: u32,
+) -> io::Result<()> {
+    fence(fs, stream_output, key, generation)?;
+    put_released(fs, layout, key, generation, &Released { kept: false, forgiven: true })
+}
+
 /// Gives a claim up and leaves staging with its finished parts to the next owner. Only for an owner whose writers are
 /// reaped.
 pub fn hand_over(fs: &dyn Fs, layout: &Layout, key: &str, generation: u32) -> io::Result<()> {
@@ -56,7 +68,11 @@ pub fn hand_over(fs: &dyn Fs, layout: &Layout, key: &str, generation: u32) -> io
 
 /// Frees the claim of a job that is over; its verdict, a record, keeps others from claiming it again.
 pub fn mark_released(fs: &dyn Fs, layout: &Layout, key: &str, generation: u32, kept: bool) -> io::Result<()> {
-    let bytes = serde_json::to_vec(&Released { kept }).map_err(io::Error::other)?;
+    put_released(fs, layout, key, generation, &Released { kept, forgiven: false })
+}
+
+fn put_released(fs: &dyn Fs, layout: &Layout, key: &str, generation: u32, released: &Released) -> io::Result<()> {
+    let bytes = serde_json::to_vec(released).map_err(io::Error::other)?;
     create_whole(fs, &layout.released(key, generation), &bytes).map(|_| ())
 }
 
@@ -68,7 +84,7 @@ pub fn mark_released(fs: &dyn Fs, layout: &Layout, key: &str, generation: u32, k
 pub fn release_quarantined(fs: &dyn Fs, layout: &Layout, key: &str) -> io::Result<bool> {
     let generation = highest(fs, layout, key)?;
     if generation > 0 {
-        mark_released(fs, layout, key, generation, false)?;
+        put_released(fs, layout, key, generation, &Released { kept: false, forgiven: true })?;
     }
     let record = layout.quarantine(key);
     match fs.rename(&record, &record.with_file_name(format!(".released-{key}.json"))) {

@@ -90,6 +90,25 @@ fn a_lease_needs_looks_without_a_gap() {
     assert!(!o.is_expired("p", Some(6), at(61)), "it beat again");
     assert!(!o.is_expired("p", Some(6), at(200)), "we looked away too long");
     assert!(!o.is_expired("p", None, at(210)), "an unreadable file is no observation");
+    let (short, ms) = (Duration::from_secs(8), |ms: u64| Duration::from_millis(300_000 + ms));
+    assert!((0..8).all(|s| !o.is_expired_after(short, "q", Some(1), ms(1000 * s))));
+    assert!(o.is_expired_after(short, "q", Some(1), ms(8000)));
+    assert!(!o.is_expired_after(short, "q", Some(1), ms(10_001)), "the gap is part of the lease");
+}
+
+#[test]
+fn deaths_are_forgiven_with_the_quarantine_and_not_otherwise() {
+    let (dir, layout) = bench();
+    let claim = |me| match try_claim(&RealFs, &RealHost, &layout, &me, "k", &Mutex::default()).unwrap() {
+        Tried::Won(won) => (won.generation, won.deaths),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(claim(dead("a")), (1, 0));
+    assert_eq!(claim(alive("b")), (2, 1));
+    release(&RealFs, &layout, dir.path(), "k", 2).unwrap();
+    assert_eq!(claim(alive("c")), (3, 1), "giving back forgives nothing");
+    release_condemned(&RealFs, &layout, dir.path(), "k", 3).unwrap();
+    assert_eq!(claim(alive("d")), (4, 0));
 }
 
 #[test]

@@ -130,6 +130,12 @@ impl Session {
         &self.peers
     }
 
+    /// Ranks on this rank's host, itself included.
+    pub fn on_host(&self) -> usize {
+        let Some(me) = self.peers.get(self.rank()) else { return 1 };
+        self.peers.iter().filter(|p| p.host == me.host).count().max(1)
+    }
+
     /// The share of this rank's executor: cores by everybody's masks, memory by the ranks on this host.
     pub fn share(&self) -> Share {
         let Some(me) = self.peers.get(self.rank()) else { return topology::share(1, 1) };

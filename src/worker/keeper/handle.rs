@@ -3,22 +3,24 @@
 //! Contract
 //! - [`Keeper::start`] must be called on the process's main thread and before `MPI_Init`: the keeper is told of the
 //!   death of the *thread* that started it, and after `MPI_Init` nothing may fork.
-//! - [`Keeper::start_executor`] gives a channel of [`News`] about one slot. It outlives the keeper: when a
-//!   keeper is lost, [`Keeper::revive`] (main thread, never under MPI) starts another and all slots anew;
-//!   where that is not possible every slot hears [`News::Lost`].
-//! - Dropping the last handle ends the keeper and everything below it, and waits for it, a second at most.
+//! - [`Keeper::start_executor`] gives a channel of [`News`] about one slot. It outlives the process: when a
+//!   keeper dies, the one that waited takes its place, and all slots are started anew. Only where there is none, because
+//!   both died within moments, every slot hears [`News::Lost`].
+//! - Dropping the last handle ends both keepers and everything below them, and waits for it, a second at most.
 
 use super::{FromKeeper, HowEnded, KEEPER, MARK, PACKET, ToKeeper, decode, encode, strip_launcher_variables, tree};
 use crossbeam::channel::{Receiver, Sender, unbounded};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags};
 use rustix::net::{Shutdown, SocketType, recvmsg, send, shutdown, socketpair};
+use rustix::process::{Pid, WaitOptions, waitpid};
 use std::collections::BTreeMap;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -52,23 +54,25 @@ struct Slot {
     news: Sender<News>,
 }
 
-#[derive(Default)]
 struct Shared {
     slots: Mutex<BTreeMap<u32, Slot>>,
-    lost: AtomicBool,
+    /// The one that works.
+    line: Mutex<Line>,
+    /// The one that waits.
+    spare: Mutex<Option<Line>>,
     ending: AtomicBool,
 }
 
+/// A keeper's process and the rank's end of its socket.
+#[derive(Clone)]
 struct Line {
     control: Arc<OwnedFd>,
-    child: Child,
+    pid: u32,
 }
 
 /// A rank's keeper.
 pub struct Keeper {
-    line: Mutex<Line>,
     shared: Arc<Shared>,
-    revivable: bool,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -77,44 +81,45 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Keeper {
-    /// Starts the keeper. `revivable`: this process will never initialize MPI, so that another one can be started
-    /// should this one die.
+    /// Starts the keeper, and one that waits for its death.
     ///
     /// # Errors
     /// No process or thread can be started.
-    pub fn start(revivable: bool) -> io::Result<Self> {
+    pub fn start() -> io::Result<Self> {
         // What the executors of a lost keeper leave behind comes to us, and is found.
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-        let shared = Arc::new(Shared::default());
-        let line = open(&shared, revivable)?;
-        Ok(Self { line: Mutex::new(line), shared, revivable })
+        let shared = Shared {
+            slots: Mutex::default(),
+            line: open()?.into(),
+            spare: Some(open()?).into(),
+            ending: AtomicBool::new(false),
+        };
+        let shared = Arc::new(shared);
+        let ears = shared.clone();
+        std::thread::Builder::new().name("keeper".into()).spawn(move || ears.listen())?;
+        Ok(Self { shared })
     }
 
     /// The keeper's process.
     pub fn pid(&self) -> u32 {
-        locked(&self.line).child.id()
+        locked(&self.shared.line).pid
     }
 
     /// Starts an executor with this command line and keeps one running in its slot.
     ///
     /// # Errors
     /// The keeper does not listen.
-    pub fn start_executor(
-        &self,
-        slot: u32,
-        args: Vec<String>,
-        address_space: Option<u64>,
-    ) -> io::Result<Receiver<News>> {
-        let order = ToKeeper::Start { slot, args, address_space };
+    pub fn start_executor(&self, slot: u32, args: Vec<String>, memory: Option<u64>) -> io::Result<Receiver<News>> {
+        let order = ToKeeper::Start { slot, args, memory };
         let (news, news_in) = unbounded();
         locked(&self.shared.slots).insert(slot, Slot { order: order.clone(), news });
-        self.order(&order)?;
+        self.shared.order(&order)?;
         Ok(news_in)
     }
 
     /// Kills an executor and everything it started. Does so itself as well, should the keeper be stopped.
     pub fn kill(&self, slot: u32, pid: u32) {
-        let _ = self.order(&ToKeeper::Kill { slot, pid });
+        let _ = self.shared.order(&ToKeeper::Kill { slot, pid });
         // Only what is still the keeper's: the number of a process that was reaped may be another's by now.
         if tree::parent(pid) == Some(self.pid()) {
             tree::kill_tree(pid);
@@ -124,38 +129,10 @@ impl Keeper {
     /// The slot's executor will end and shall not be replaced.
     pub fn retire(&self, slot: u32) {
         let order = ToKeeper::Retire { slot };
-        let _ = self.order(&order);
+        let _ = self.shared.order(&order);
         if let Some(slot) = locked(&self.shared.slots).get_mut(&slot) {
             // For a keeper to come.
             slot.order = order;
-        }
-    }
-
-    fn order(&self, order: &ToKeeper) -> io::Result<()> {
-        let control = locked(&self.line).control.clone();
-        // The rank's main thread may be the one that calls: never wait for a keeper that does not read.
-        send(&*control, &encode(order)?, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
-        Ok(())
-    }
-
-    /// Starts another keeper when the last one died. Only on the main thread.
-    pub fn revive(&self) {
-        if !self.revivable || !self.shared.lost.swap(false, Ordering::Relaxed) {
-            return;
-        }
-        let mut line = locked(&self.line);
-        let _ = line.child.wait();
-        match open(&self.shared, self.revivable) {
-            Ok(fresh) => *line = fresh,
-            Err(e) => {
-                tracing::error!(error = %e, "the keeper died and no other can be started");
-                return self.shared.tell_all_lost();
-            }
-        }
-        drop(line);
-        let orders: Vec<ToKeeper> = locked(&self.shared.slots).values().map(|s| s.order.clone()).collect();
-        for order in orders {
-            let _ = self.order(&order);
         }
     }
 }
@@ -163,14 +140,18 @@ impl Keeper {
 impl Drop for Keeper {
     fn drop(&mut self) {
         self.shared.ending.store(true, Ordering::Relaxed);
-        let line = self.line.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let _ = shutdown(&*line.control, Shutdown::Both);
+        let keepers: Vec<Line> =
+            std::iter::once(locked(&self.shared.line).clone()).chain(locked(&self.shared.spare).take()).collect();
+        for line in &keepers {
+            let _ = shutdown(&*line.control, Shutdown::Both);
+        }
         let deadline = Instant::now() + END;
-        while matches!(line.child.try_wait(), Ok(None)) {
+        while keepers.iter().any(|line| !is_gone(line.pid)) {
             if Instant::now() >= deadline {
                 tracing::warn!("the keeper does not end; it is killed");
-                tree::kill_tree(line.child.id());
-                let _ = line.child.wait();
+                let ours = [Some(std::process::id()), Some(keepers[0].pid)];
+                keepers.iter().filter(|l| ours.contains(&tree::parent(l.pid))).for_each(|l| tree::kill_tree(l.pid));
+                keepers.iter().for_each(|l| _ = is_gone(l.pid));
                 return;
             }
             std::thread::sleep(Duration::from_millis(1));
@@ -178,7 +159,25 @@ impl Drop for Keeper {
     }
 }
 
+/// Has this keeper ended? Reaps it where it is our child.
+fn is_gone(pid: u32) -> bool {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        let _ = waitpid(Some(pid), WaitOptions::NOHANG);
+    }
+    tree::parent(pid).is_none()
+}
+
+/// A keeper that waited and died is replaced after so long.
+const SPARE_AGAIN: Duration = Duration::from_millis(500);
+
 impl Shared {
+    fn order(&self, order: &ToKeeper) -> io::Result<()> {
+        let control = locked(&self.line).control.clone();
+        // The rank's main thread may be the one that calls: never wait for a keeper that does not read.
+        send(&*control, &encode(order)?, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
+        Ok(())
+    }
+
     fn tell(&self, slot: u32, news: News) {
         if let Some(slot) = locked(&self.slots).get(&slot) {
             // A proxy that is gone needs no news.
@@ -186,14 +185,63 @@ impl Shared {
         }
     }
 
-    fn tell_all_lost(&self) {
-        locked(&self.slots).values().for_each(|s| drop(s.news.send(News::Lost)));
+    /// Hears one keeper after the other, as long as there is one.
+    fn listen(&self) {
+        loop {
+            let line = locked(&self.line).clone();
+            self.hear(&line.control);
+            if self.ending.load(Ordering::Relaxed) {
+                return;
+            }
+            tracing::error!("the executors' keeper died");
+            // The kernel killed the executors; what they had started is below us now, and marked.
+            let mine = format!("{}.", std::process::id());
+            let marked = |pid| tree::variable(pid, MARK).is_some_and(|m| m.starts_with(&mine));
+            tree::kill_below(std::process::id(), 20, marked, || {});
+            is_gone(line.pid);
+            let Some(next) = locked(&self.spare).take() else {
+                tracing::error!("no keeper is left: this rank computes nothing more");
+                return locked(&self.slots).values().for_each(|s| drop(s.news.send(News::Lost)));
+            };
+            tracing::info!(pid = next.pid, "another keeper takes its place");
+            // Held over the orders: a slot that is started meanwhile is started once.
+            let slots = locked(&self.slots);
+            *locked(&self.line) = next;
+            for order in slots.values().map(|s| &s.order).chain([&ToKeeper::Spare]) {
+                let _ = self.order(order);
+            }
+        }
     }
 
-    /// Reads what a keeper says until it ends.
-    fn listen(&self, control: &OwnedFd, revivable: bool) {
+    /// Hears what a keeper says until it ends, and looks after the one that waits.
+    fn hear(&self, control: &OwnedFd) {
         let mut packet = vec![0u8; PACKET];
+        let mut wanted: Option<Instant> = None;
         loop {
+            let waiting = locked(&self.spare).clone();
+            let mut fds = vec![PollFd::new(control, PollFlags::IN)];
+            fds.extend(waiting.as_ref().map(|line| PollFd::new(&*line.control, PollFlags::IN)));
+            let left = wanted.map(|at| at.saturating_duration_since(Instant::now()));
+            let timeout = left.and_then(|left| Timespec::try_from(left).ok());
+            let polled = poll(&mut fds, timeout.as_ref());
+            if polled.is_err_and(|e| e != rustix::io::Errno::INTR) {
+                return;
+            }
+            let heard: Vec<bool> = fds.iter().map(|fd| polled.is_ok() && !fd.revents().is_empty()).collect();
+            drop(fds);
+            if let Some(line) = waiting.filter(|_| heard.get(1) == Some(&true)) {
+                // It has nothing to say: this is its end.
+                *locked(&self.spare) = None;
+                is_gone(line.pid);
+                wanted = Some(Instant::now() + SPARE_AGAIN);
+            }
+            if wanted.is_some_and(|at| at <= Instant::now()) {
+                wanted = None;
+                let _ = self.order(&ToKeeper::Spare);
+            }
+            if heard.first() != Some(&true) {
+                continue;
+            }
             match receive(control, &mut packet) {
                 Ok(Some((FromKeeper::Up { slot, pid }, Some(socket)))) => {
                     self.tell(slot, News::Up { pid, socket: socket.into() })
@@ -205,26 +253,22 @@ impl Shared {
                 Ok(Some((FromKeeper::Up { slot, .. }, None))) => {
                     tracing::warn!(slot, "an executor's socket was lost on the way");
                 }
+                Ok(Some((FromKeeper::Spare { pid }, Some(socket)))) => {
+                    *locked(&self.spare) = Some(Line { control: Arc::new(socket), pid });
+                }
+                Ok(Some((FromKeeper::Spare { .. }, None))) => wanted = Some(Instant::now() + SPARE_AGAIN),
+                Ok(Some((FromKeeper::NoSpare { reason }, _))) => {
+                    tracing::warn!("no keeper in reserve can be started, trying again: {reason}");
+                    wanted = Some(Instant::now() + SPARE_AGAIN * 20);
+                }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Ok(None) | Err(_) => break,
+                Ok(None) | Err(_) => return,
             }
-        }
-        if self.ending.load(Ordering::Relaxed) {
-            return;
-        }
-        tracing::error!("the executors' keeper died");
-        // The kernel killed the executors; what they had started is below us now, and marked.
-        let mine = format!("{}.", std::process::id());
-        let marked = |pid| tree::variable(pid, MARK).is_some_and(|m| m.starts_with(&mine));
-        tree::kill_below(std::process::id(), 20, marked, || {});
-        self.lost.store(true, Ordering::Relaxed);
-        if !revivable {
-            self.tell_all_lost();
         }
     }
 }
 
-fn open(shared: &Arc<Shared>, revivable: bool) -> io::Result<Line> {
+fn open() -> io::Result<Line> {
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     let mut command = Command::new("/proc/self/exe");
     command.arg0("beampilot").args([KEEPER, "--rank-pid", &std::process::id().to_string()]);
@@ -236,11 +280,9 @@ fn open(shared: &Arc<Shared>, revivable: bool) -> io::Result<Line> {
     }
     // A group of its own: a terminal's ^C is for the rank.
     command.stdin(Stdio::from(theirs)).stdout(Stdio::null()).process_group(0);
+    // Reaped by its number: one that takes another's place was never this process's to start.
     let child = command.spawn()?;
-    let control = Arc::new(ours);
-    let (ears, listener) = (control.clone(), shared.clone());
-    std::thread::Builder::new().name("keeper".into()).spawn(move || listener.listen(&ears, revivable))?;
-    Ok(Line { control, child })
+    Ok(Line { control: Arc::new(ours), pid: child.id() })
 }
 
 type Heard = (FromKeeper, Option<OwnedFd>);

@@ -10,6 +10,11 @@
 //! - When the rank's end closes, whatever the reason, the keeper kills everything below it and exits. An executor whose
 //!   keeper dies is killed by the kernel (parent-death signal); what that executor had started, the rank kills: it
 //!   is a subreaper too.
+//! - A rank has two keepers: one works, the other waits, with its socket and nothing to do. When the one that works
+//!   dies, the other takes its place and starts yet another one to wait, which the rank itself, after `MPI_Init`, must
+//!   not. A keeper whose parent was a keeper that died is the rank's child then.
+//! - An executor that holds more memory, with everything it started, than it may, is killed before the kernel has to
+//!   choose whom to kill.
 //! - An executor that ended is replaced at once; one that keeps ending soon after its start waits longer each time.
 //! - SIGTERM and SIGINT do nothing here: schedulers send them to every process, and the rank decides when to end.
 
@@ -45,9 +50,11 @@ pub enum ToKeeper {
         slot: u32,
         /// Command line after the executable's name.
         args: Vec<String>,
-        /// Address space, bytes, where asked.
-        address_space: Option<u64>,
+        /// Bytes that it and everything it starts may hold, where there is a limit.
+        memory: Option<u64>,
     },
+    /// Start a keeper that waits for this one's death.
+    Spare,
     /// Kill what this slot runs, and everything that it started. It is replaced.
     Kill {
         /// The slot.
@@ -81,6 +88,16 @@ pub enum FromKeeper {
         /// How.
         how: HowEnded,
     },
+    /// A keeper was started that waits; its socket is attached.
+    Spare {
+        /// Process.
+        pid: u32,
+    },
+    /// None could be started.
+    NoSpare {
+        /// Why.
+        reason: String,
+    },
     /// An executor could not be started; it is tried again.
     Failed {
         /// The slot.
@@ -99,6 +116,8 @@ pub enum HowEnded {
     Signal(i32),
     /// By the kernel, for lack of memory.
     OutOfMemory,
+    /// By its keeper: it held more memory than it may, both in bytes.
+    TooMuch(u64, u64),
 }
 
 impl std::fmt::Display for HowEnded {
@@ -110,6 +129,15 @@ impl std::fmt::Display for HowEnded {
                 None => write!(f, "killed by signal {signal}"),
             },
             Self::OutOfMemory => write!(f, "killed by the kernel for lack of memory"),
+            Self::TooMuch(held, limit) => {
+                let mib = |bytes: &u64| bytes >> 20;
+                write!(
+                    f,
+                    "killed: with what it started it held {} MiB of memory, more than its {}",
+                    mib(held),
+                    mib(limit)
+                )
+            }
         }
     }
 }
@@ -133,11 +161,13 @@ mod tests {
         assert_eq!(HowEnded::Signal(11).to_string(), "killed by SIGSEGV");
         assert_eq!(HowEnded::Signal(64).to_string(), "killed by signal 64");
         assert_eq!(HowEnded::Exit(3).to_string(), "exited with 3");
+        let words = HowEnded::TooMuch(300 << 20, 200 << 20).to_string();
+        assert!(words.ends_with("held 300 MiB of memory, more than its 200"), "{words}");
     }
 
     #[test]
     fn messages_survive() {
-        let start = ToKeeper::Start { slot: 3, args: vec!["executor".into(), "--id".into()], address_space: Some(1) };
+        let start = ToKeeper::Start { slot: 3, args: vec!["executor".into(), "--id".into()], memory: Some(1) };
         assert_eq!(decode::<ToKeeper>(&encode(&start).unwrap()).unwrap(), start);
         assert!(decode::<FromKeeper>(&[250, 1, 2]).is_err());
     }

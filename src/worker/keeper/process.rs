@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags};
 use rustix::net::{SocketType, recv, sendmsg, socketpair};
 use rustix::process::{Signal, WaitOptions, getppid, set_child_subreaper, set_parent_process_death_signal, wait};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
@@ -23,10 +23,14 @@ const HEALTHY: Duration = Duration::from_secs(30);
 const LONGEST: Duration = Duration::from_secs(30);
 /// Rounds of killing before something is left to the kernel.
 const ROUNDS: usize = 100;
+/// How often memory is counted: allocating at 10 GB/s, an executor gets 2.5 GB past its limit.
+const COUNT: Duration = Duration::from_millis(250);
 
 struct Slot {
     args: Vec<String>,
-    address_space: Option<u64>,
+    memory: Option<u64>,
+    /// Why we killed it.
+    verdict: Option<HowEnded>,
     running: Option<(u32, Instant)>,
     /// Ends in a row, each soon after its start.
     series: u32,
@@ -40,6 +44,9 @@ struct Process {
     rank: u32,
     control: OwnedFd,
     slots: BTreeMap<u32, Slot>,
+    /// Keepers that wait for our death.
+    spares: BTreeSet<u32>,
+    counted: Instant,
     /// Kills for lack of memory that this host has seen.
     oom_kills: u64,
 }
@@ -62,7 +69,8 @@ pub fn run(rank: u32, control: OwnedFd) -> io::Result<()> {
         signal_hook::flag::register(signal, ignored.clone())?;
     }
     set_parent_process_death_signal(Some(Signal::HUP))?;
-    let mut this = Process { rank, control, slots: BTreeMap::new(), oom_kills: oom_kills() };
+    let (slots, spares, counted) = (BTreeMap::new(), BTreeSet::new(), Instant::now());
+    let mut this = Process { rank, control, slots, spares, counted, oom_kills: oom_kills() };
     let outcome = this.serve(wake);
     this.end_all();
     outcome
@@ -71,11 +79,15 @@ pub fn run(rank: u32, control: OwnedFd) -> io::Result<()> {
 impl Process {
     fn serve(&mut self, mut wake: UnixStream) -> io::Result<()> {
         let mut packet = vec![0u8; PACKET];
+        let parent = || getppid().map(|p| p.as_raw_nonzero().get());
+        // The rank, or the keeper that started us; when that dies the rank, a subreaper, becomes our parent.
+        let born_to = parent();
         loop {
-            if getppid().map(|p| p.as_raw_nonzero().get()) != i32::try_from(self.rank).ok() {
+            if parent() != born_to && parent() != i32::try_from(self.rank).ok() {
                 return Ok(());
             }
             self.start_due();
+            self.count_memory();
             let timeout = self.until_due();
             let mut fds = [PollFd::new(&self.control, PollFlags::IN), PollFd::new(&wake, PollFlags::IN)];
             match poll(&mut fds, timeout.as_ref()) {
@@ -99,12 +111,19 @@ impl Process {
 
     fn obey(&mut self, order: ToKeeper) {
         match order {
-            ToKeeper::Start { slot, args, address_space } => {
+            ToKeeper::Start { slot, args, memory } => {
                 let now = Some(Instant::now());
-                let fresh =
-                    Slot { args, address_space, running: None, series: 0, started: 0, due: now, retired: false };
+                let (running, verdict, retired) = (None, None, false);
+                let fresh = Slot { args, memory, verdict, running, series: 0, started: 0, due: now, retired };
                 self.slots.insert(slot, fresh);
             }
+            ToKeeper::Spare => match start_spare(self.rank) {
+                Ok((pid, socket)) => {
+                    self.spares.insert(pid);
+                    self.say(&FromKeeper::Spare { pid }, Some(socket));
+                }
+                Err(e) => self.say(&FromKeeper::NoSpare { reason: e.to_string() }, None),
+            },
             ToKeeper::Kill { slot, pid } => {
                 if self.slots.get(&slot).is_some_and(|s| s.running.is_some_and(|(p, _)| p == pid)) {
                     tree::kill_tree(pid);
@@ -120,9 +139,26 @@ impl Process {
     }
 
     fn until_due(&self) -> Option<Timespec> {
-        let next = self.slots.values().filter_map(|s| s.due).min()?;
+        let counts = |s: &Slot| Some(self.counted + COUNT).filter(|_| s.running.is_some() && s.memory.is_some());
+        let next = self.slots.values().flat_map(|s| [s.due, counts(s)]).flatten().min()?;
         let left = next.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
         Some(Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(3600), tv_nsec: left.subsec_nanos().into() })
+    }
+
+    /// Kills executors that hold too much. Their whole family goes: a program that an executor started is no better.
+    fn count_memory(&mut self) {
+        if self.counted.elapsed() < COUNT {
+            return;
+        }
+        self.counted = Instant::now();
+        for slot in self.slots.values_mut().filter(|s| s.verdict.is_none()) {
+            let (Some((pid, _)), Some(limit)) = (slot.running, slot.memory) else { continue };
+            let held = tree::held_memory(pid);
+            if held > limit {
+                slot.verdict = Some(HowEnded::TooMuch(held, limit));
+                tree::kill_tree(pid);
+            }
+        }
     }
 
     fn start_due(&mut self) {
@@ -151,6 +187,7 @@ impl Process {
     fn reap(&mut self) {
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             let pid = pid.as_raw_nonzero().get().unsigned_abs();
+            self.spares.remove(&pid);
             let of = self.slots.iter().find(|(_, s)| s.running.is_some_and(|(p, _)| p == pid)).map(|(n, _)| *n);
             // Anybody else is what an executor left behind.
             let Some(number) = of else { continue };
@@ -161,7 +198,9 @@ impl Process {
                 (None, code) => HowEnded::Exit(code.unwrap_or(-1)),
             };
             self.oom_kills = oom;
+            let mut verdict = None;
             if let Some(slot) = self.slots.get_mut(&number) {
+                verdict = slot.verdict.take();
                 let lived = slot.running.take().map_or(Duration::ZERO, |(_, since)| since.elapsed());
                 slot.series = if lived < HEALTHY { slot.series + 1 } else { 1 };
                 if !slot.retired {
@@ -169,7 +208,7 @@ impl Process {
                 }
             }
             self.kill_strays();
-            self.say(&FromKeeper::Ended { slot: number, pid, how }, None);
+            self.say(&FromKeeper::Ended { slot: number, pid, how: verdict.unwrap_or(how) }, None);
         }
     }
 
@@ -181,6 +220,7 @@ impl Process {
         let me = std::process::id();
         let spared = |pid: u32| {
             living.iter().any(|(p, _)| *p == pid)
+                || self.spares.contains(&pid)
                 || tree::variable(pid, MARK).is_some_and(|m| living.iter().any(|(_, l)| *l == m))
         };
         for _ in 0..ROUNDS {
@@ -195,7 +235,8 @@ impl Process {
 
     fn end_all(&mut self) {
         let reap = || while matches!(wait(WaitOptions::NOHANG), Ok(Some(_))) {};
-        tree::kill_below(std::process::id(), ROUNDS, |_| true, reap);
+        // A keeper that waits ends by itself, or takes our place: the rank decides.
+        tree::kill_below(std::process::id(), ROUNDS, |pid| !self.spares.contains(&pid), reap);
     }
 
     /// A rank that does not listen is about to close the socket: nothing to do about it here.
@@ -213,6 +254,15 @@ impl Process {
     }
 }
 
+/// Starts a keeper that waits; returns it and the rank's end of its socket.
+fn start_spare(rank: u32) -> io::Result<(u32, OwnedFd)> {
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("beampilot").args([KEEPER, "--rank-pid", &rank.to_string()]);
+    let child = command.stdin(Stdio::from(theirs)).process_group(0).spawn()?;
+    Ok((child.id(), ours))
+}
+
 fn mark(rank: u32, slot: u32, started: u32) -> String {
     format!("{rank}.{slot}.{started}")
 }
@@ -223,9 +273,6 @@ fn start(rank: u32, number: u32, slot: &mut Slot) -> io::Result<(u32, OwnedFd)> 
     slot.started += 1;
     let mut command = Command::new("/proc/self/exe");
     command.arg0("beampilot").args([SHIM, "--parent", &std::process::id().to_string()]);
-    if let Some(bytes) = slot.address_space {
-        command.args(["--address-space", &bytes.to_string()]);
-    }
     command.arg("--").args(&slot.args);
     command.env(MARK, mark(rank, number, slot.started)).stdin(Stdio::from(theirs)).process_group(0);
     let child = command.spawn()?;

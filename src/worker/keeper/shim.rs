@@ -13,8 +13,6 @@ use std::process::Command;
 pub struct Limits {
     /// The process that must be the parent.
     pub parent: u32,
-    /// Address space, bytes.
-    pub address_space: Option<u64>,
 }
 
 /// How readily the kernel kills an executor for lack of memory: before ranks, launchers and daemons (0), not before
@@ -32,9 +30,6 @@ pub fn become_limited(limits: &Limits) -> io::Result<()> {
         return Err(io::Error::other("the keeper is gone"));
     }
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
-    if let Some(bytes) = limits.address_space {
-        setrlimit(Resource::As, Rlimit { current: Some(bytes), maximum: Some(bytes) })?;
-    }
     // Best effort: some containers forbid it.
     let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE);
     Ok(())
@@ -100,7 +95,7 @@ mod tests {
     #[test]
     fn an_orphan_is_refused() {
         // Not our parent: nothing of this test process may change before that is found out, but the death signal.
-        let error = become_limited(&Limits { parent: 1_000_000_000, address_space: None }).unwrap_err();
+        let error = become_limited(&Limits { parent: 1_000_000_000 }).unwrap_err();
         set_parent_process_death_signal(None).unwrap();
         assert!(error.to_string().contains("gone"));
     }
