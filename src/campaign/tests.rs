@@ -142,7 +142,7 @@ fn every_mistake_has_its_line() {
         ("weigth = 2", "c.toml:5: stream.weigth: unknown key; did you mean \"weight\"?"),
         (
             "zzz = 2",
-            "c.toml:5: stream.zzz: unknown key; use one of from, unit, count, pattern, since, complete, output, deadline, order, weight, roles, recipe, inbox",
+            "c.toml:5: stream.zzz: unknown key; use one of from, unit, count, pattern, since, complete, output, deadline, task_limit, order, weight, roles, recipe, inbox",
         ),
         ("inbox = {}", "c.toml:5: stream.inbox.path: is missing; add path = \"share/requests\""),
         (

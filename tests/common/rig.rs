@@ -139,9 +139,11 @@ impl Drop for Pilot {
 
 /// A process and everything below it. Open MPI puts ranks into process groups of their own, so groups do not tell.
 pub fn descendants(pid: u32) -> Vec<u32> {
-    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    let below = children.split_whitespace().filter_map(|c| c.parse().ok()).flat_map(descendants);
-    below.chain([pid]).collect()
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let children = threads.map(|t| std::fs::read_to_string(t.path().join("children")).unwrap_or_default());
+    let children: Vec<u32> =
+        children.flat_map(|c| c.split_whitespace().flat_map(str::parse).collect::<Vec<_>>()).collect();
+    children.into_iter().flat_map(descendants).chain([pid]).collect()
 }
 
 /// State letter and parent.
@@ -204,6 +206,13 @@ impl Rig {
     /// Starts a pilot.
     pub fn start(&self, args: &[&str]) -> Pilot {
         let mut command = self.command(args);
+        self.logged(&mut command, true)
+    }
+
+    /// The same, with further variables.
+    pub fn start_with(&self, args: &[&str], variables: &[(&str, &str)]) -> Pilot {
+        let mut command = self.command(args);
+        command.envs(variables.iter().copied());
         self.logged(&mut command, true)
     }
 

@@ -70,7 +70,7 @@ fn a_held_stream_gets_no_second_tries() {
 fn a_job_that_runs_alone_in_a_held_stream_holds_nobody_up() {
     let mut b = Bench::new(vec![stream("s"), stream("t")]).workers(2);
     b.instant_disk = false;
-    b.arrive("s", "a");
+    b.step(Event::Arrived { scan: scan("s", "a", 1, 1), check: Check::None });
     let Some(Action::Claim { job, .. }) = b.actions.pop_front() else { panic!("no claim") };
     b.instant_disk = true;
     let outcome = ClaimOutcome::Won { generation: 2, staging: "/staging".into(), deaths: 3, adopted: None };

@@ -13,7 +13,7 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags};
 use rustix::net::{Shutdown, SocketType, recvmsg, send, shutdown, socketpair};
-use rustix::process::{Pid, WaitOptions, waitpid};
+use rustix::process::{Pid, WaitOptions, getpgid, getpgrp, waitpid};
 use std::collections::BTreeMap;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -194,11 +194,22 @@ impl Shared {
                 return;
             }
             tracing::error!("the executors' keeper died");
-            // The kernel killed the executors; what they had started is below us now, and marked.
-            let mine = format!("{}.", std::process::id());
+            // Its socket closes before its children get another parent.
+            let end = Instant::now() + END;
+            while !is_gone(line.pid) && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            // The kernel killed the executors; what they had started is below us now. What they start is in groups of its
+            // own, or says whose it is; nothing else below a rank does either, the other keeper apart.
+            let (mine, ours) = (format!("{}.", std::process::id()), getpgrp());
+            let spare = locked(&self.spare).as_ref().map(|line| line.pid);
+            let grouped = |pid: u32| {
+                let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+                pid.is_some_and(|pid| getpgid(Some(pid)).is_ok_and(|group| group != ours))
+            };
             let marked = |pid| tree::variable(pid, MARK).is_some_and(|m| m.starts_with(&mine));
-            tree::kill_below(std::process::id(), 20, marked, || {});
-            is_gone(line.pid);
+            let stray = |pid| Some(pid) != spare && (grouped(pid) || marked(pid));
+            tree::kill_below(std::process::id(), 20, stray, || {});
             let Some(next) = locked(&self.spare).take() else {
                 tracing::error!("no keeper is left: this rank computes nothing more");
                 return locked(&self.slots).values().for_each(|s| drop(s.news.send(News::Lost)));

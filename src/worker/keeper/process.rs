@@ -223,11 +223,14 @@ impl Process {
                 || self.spares.contains(&pid)
                 || tree::variable(pid, MARK).is_some_and(|m| living.iter().any(|(_, l)| *l == m))
         };
+        let mut clean = false;
         for _ in 0..ROUNDS {
             let strays: Vec<u32> = tree::children(me).into_iter().filter(|pid| !spared(*pid)).collect();
-            if strays.is_empty() {
+            // Twice, as one look may miss a process whose parent dies meanwhile.
+            if strays.is_empty() && std::mem::replace(&mut clean, true) {
                 return;
             }
+            clean = strays.is_empty();
             strays.into_iter().for_each(tree::kill_tree);
             std::thread::sleep(Duration::from_millis(1));
         }

@@ -6,32 +6,36 @@
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Parents of all processes.
-fn parents() -> BTreeMap<u32, u32> {
+/// Every process with its parent, and whether it lives.
+fn everybody() -> BTreeMap<u32, (u32, bool)> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return BTreeMap::new() };
     let pids = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter_map(|pid| Some((pid, parent(pid)?))).collect()
+    pids.filter_map(|pid| Some((pid, stat(pid)?))).collect()
+}
+
+/// The parent of a process, and whether it lives.
+fn stat(pid: u32) -> Option<(u32, bool)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command, field 2, may contain anything; the last `)` ends it.
+    let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_whitespace();
+    let lives = !matches!(fields.next()?, "Z" | "X");
+    Some((fields.next()?.parse().ok()?, lives))
 }
 
 /// The parent of a process that lives; none of a zombie.
 pub fn parent(pid: u32) -> Option<u32> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command, field 2, may contain anything; the last `)` ends it.
-    let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_whitespace();
-    if matches!(fields.next()?, "Z" | "X") {
-        return None;
-    }
-    fields.next()?.parse().ok()
+    stat(pid).filter(|(_, lives)| *lives).map(|(parent, _)| parent)
 }
 
 /// Everything below `root` that lives, `root` not included.
 pub fn below(root: u32) -> BTreeSet<u32> {
-    let parents = parents();
+    let everybody = everybody();
     let mut found = BTreeSet::from([root]);
+    // Through zombies as well: one whose first thread has ended before the others still has its children.
     loop {
-        let more: Vec<u32> = parents
+        let more: Vec<u32> = everybody
             .iter()
-            .filter(|(pid, up)| found.contains(up) && !found.contains(pid))
+            .filter(|(pid, (up, _))| found.contains(up) && !found.contains(pid))
             .map(|(pid, _)| *pid)
             .collect();
         if more.is_empty() {
@@ -39,13 +43,13 @@ pub fn below(root: u32) -> BTreeSet<u32> {
         }
         found.extend(more);
     }
-    found.remove(&root);
+    found.retain(|pid| *pid != root && everybody.get(pid).is_some_and(|(_, lives)| *lives));
     found
 }
 
 /// Direct children of `root` that live.
 pub fn children(root: u32) -> BTreeSet<u32> {
-    parents().into_iter().filter(|(_, up)| *up == root).map(|(pid, _)| pid).collect()
+    everybody().into_iter().filter(|(_, (up, lives))| *up == root && *lives).map(|(pid, _)| pid).collect()
 }
 
 /// Memory in bytes that only the end of `root` and everything below it gives back to the host: anonymous and shared
@@ -97,13 +101,16 @@ pub fn kill_tree(pid: u32) {
 }
 
 /// Kills everything below `root` that `condemned` names, and what is below that, until nothing is left of it or
-/// `rounds` are over. Calls `reap` between rounds. True when nothing is left.
+/// `rounds` are over. Calls `reap` between rounds. True when nothing was left twice in a row: one look may miss a process
+/// whose parent dies while /proc is read.
 pub fn kill_below(root: u32, rounds: usize, condemned: impl Fn(u32) -> bool, mut reap: impl FnMut()) -> bool {
+    let mut clean = false;
     for round in 0..rounds {
         let found: Vec<u32> = below(root).into_iter().filter(|pid| condemned(*pid)).collect();
-        if found.is_empty() {
+        if found.is_empty() && std::mem::replace(&mut clean, true) {
             return true;
         }
+        clean = found.is_empty();
         found.into_iter().for_each(kill_tree);
         std::thread::sleep(std::time::Duration::from_millis(if round < 5 { 1 } else { 10 }));
         reap();
