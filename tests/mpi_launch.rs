@@ -29,9 +29,13 @@ impl Bench {
     }
 
     fn launch(&self, args: &[&str]) -> Launch {
+        self.launch_at(&[&["--site", "workstation"], args].concat())
+    }
+
+    fn launch_at(&self, args: &[&str]) -> Launch {
         let events = self.rig.path("events.jsonl");
         let mut command = Command::new(BIN);
-        command.arg("launch").arg(self.rig.path("campaign.toml")).args(["--json", "--site", "workstation"]).args(args);
+        command.arg("launch").arg(self.rig.path("campaign.toml")).arg("--json").args(args);
         command.stdin(Stdio::null()).stdout(std::fs::File::create(&events).unwrap());
         Launch { pilot: self.rig.spawn(command), events }
     }
@@ -263,4 +267,45 @@ fn a_schedulers_sigterm_to_everybody_ends_everything() {
     assert_eq!(alive(started["id"].as_str().unwrap()), Vec::<Value>::new());
     let drains = std::fs::read_dir(rig.path("state/drain")).unwrap().count();
     assert_eq!(drains, 0, "no sentinel is left for the next pilot");
+}
+
+#[test]
+fn a_gpu_on_which_launches_die_first_is_left_out_and_its_host_is_not() {
+    let Some(bench) = Bench::new() else { return };
+    let here = beampilot::store::claims::host_name();
+    // A launcher that says that rank 1 died, and writes down what it was told.
+    let (fake, told) = (bench.rig.path("mpiexec"), bench.rig.path("told"));
+    let script = format!(
+        "#!/bin/sh\necho \"$BEAMPILOT_LEFT_OUT.\" >> {}\necho '{here}: rank 1 died from signal 9' >&2\nexit 137\n",
+        told.display()
+    );
+    std::fs::write(&fake, script).unwrap();
+    Command::new("chmod").arg("+x").arg(&fake).status().unwrap();
+    let args = ["--site", "aurora", "--ranks-per-node", "4", "--mpiexec", fake.to_str().unwrap()];
+    let mut launch = bench.launch_at(&args);
+    assert_eq!(launch.pilot.exit_code(), Some(69), "{}", launch.pilot.log());
+    let text = std::fs::read_to_string(&told).unwrap();
+    assert_eq!(text.lines().collect::<Vec<_>>(), [".", ".", ".", &format!("{here}:1."), &format!("{here}:1.")]);
+    let left_out = launch.events("gpu-left-out");
+    assert_eq!((left_out.len(), &left_out[0]["gpu"]), (1, &Value::from("0.1")), "{left_out:?}");
+}
+
+#[test]
+fn ranks_that_are_left_out_take_no_task_and_the_others_do_everything() {
+    let Some(bench) = Bench::new() else { return };
+    let rig = &bench.rig;
+    let here = beampilot::store::claims::host_name();
+    // The agent; then rank 0, which still coordinates.
+    for (n, place) in [1, 0].into_iter().enumerate() {
+        rig.synth(&format!("in/{n}.h5"), &["--seed", &n.to_string()]);
+        let mut pilot = rig.start_with(&["--once"], &[("BEAMPILOT_LEFT_OUT", &format!("{here}:{place},elsewhere:2"))]);
+        let mut most = 0;
+        while pilot.child.try_wait().unwrap().is_none() {
+            most = most.max(pilot.pids(Role::Executor).len());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(pilot.exit_code(), Some(0), "{}", pilot.log());
+        assert_eq!((most, rig.published().len()), (1, n + 1), "{}", pilot.log());
+        assert!(pilot.log().contains("left out by launch"), "{}", pilot.log());
+    }
 }

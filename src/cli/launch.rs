@@ -1,6 +1,7 @@
 //! `beampilot launch`: what a job script runs.
 
 use super::{Exit, LogFormat, OrExit, Talk};
+use crate::launch::left_out::LeftOut;
 use crate::launch::supervise::{Asked, shown_end};
 use crate::launch::timeline::Sink;
 use crate::launch::{Limits, Outcome, Plan, Timeline, supervise};
@@ -173,7 +174,7 @@ fn run_args(args: &Args, talk: &Talk) -> Vec<String> {
 }
 
 fn dry_run(args: &Args, plan: &Plan, all: &[String]) -> anyhow::Result<Exit> {
-    let line = plan.run(all, 1, 1);
+    let line = plan.run(all, 1, 1, &LeftOut::default());
     if args.json {
         super::print_json(&json!({ "site": plan.profile.name, "launcher": plan.launcher, "hosts": all,
             "ranks_per_node": plan.per_host, "ranks": all.len() * plan.per_host, "env": line.env,

@@ -77,11 +77,7 @@ impl Supervisor<'_> {
         let code = ended.status.code().unwrap_or(-1);
         match &ended.culprit {
             Some(Culprit { rank, host, .. }) => {
-                let gpu = ended
-                    .culprit
-                    .as_ref()
-                    .and_then(|c| c.rank)
-                    .and_then(|r| self.plan.profile.gpu(r % self.plan.per_host));
+                let gpu = self.place_of(ended.culprit.as_ref()).and_then(|place| self.plan.profile.gpu(place));
                 let gpu = gpu.map_or(String::new(), |(gpu, _)| format!(", GPU {gpu}"));
                 let rank = rank.map_or("a rank".to_owned(), |r| format!("rank {r}"));
                 let host = host.as_deref().unwrap_or("an unknown host");
@@ -89,6 +85,11 @@ impl Supervisor<'_> {
             }
             None => (false, format!("ranks died without a word of the launcher (its code is {code})")),
         }
+    }
+
+    /// The number of the culprit's rank on its host.
+    pub(super) fn place_of(&self, culprit: Option<&Culprit>) -> Option<usize> {
+        Some(culprit?.rank? % self.plan.per_host)
     }
 
     pub(super) fn host_of(&self, culprit: Option<&Culprit>, on: &[String]) -> Option<String> {

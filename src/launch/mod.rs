@@ -12,6 +12,7 @@ pub mod brake;
 pub mod child;
 pub mod helper;
 pub mod host_check;
+pub mod left_out;
 pub mod plan;
 pub mod supervise;
 pub mod survivors;

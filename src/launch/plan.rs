@@ -2,6 +2,7 @@
 //!
 //! Contract: a plan holds no process and starts none, so that a dry run shows exactly what a run would do.
 
+use super::left_out::{self, LeftOut};
 use super::survivors;
 use crate::site::mpiexec::{self, Launcher, Placement};
 use crate::site::{Profile, walltime};
@@ -56,7 +57,7 @@ impl Plan {
     }
 
     /// The ranks' command line; `mpiexecs` counts what was started before on these nodes.
-    pub fn run(&self, hosts: &[String], start: u32, mpiexecs: u32) -> Line {
+    pub fn run(&self, hosts: &[String], start: u32, mpiexecs: u32, left_out: &LeftOut) -> Line {
         let mut args = vec!["run".to_owned(), self.campaign.display().to_string()];
         args.extend(self.run_args.iter().cloned());
         if let Some(until) = self.until {
@@ -65,6 +66,7 @@ impl Plan {
         let mut env = self.environment(mpiexecs);
         env.insert(survivors::VARIABLE.to_owned(), self.id(start));
         env.insert("BEAMPILOT_SITE".to_owned(), self.profile.name.to_owned());
+        env.extend(left_out.text().map(|text| (left_out::VARIABLE.to_owned(), text)));
         self.line(hosts, self.per_host, Some(self.depth), args, env)
     }
 
@@ -127,7 +129,12 @@ impl Line {
             std::fs::write(file, text)?;
         }
         let mut command = Command::new(&self.program);
-        command.args(&self.args).env_remove(survivors::VARIABLE).env_remove("BEAMPILOT_SITE").envs(&self.env);
+        command
+            .args(&self.args)
+            .env_remove(survivors::VARIABLE)
+            .env_remove(left_out::VARIABLE)
+            .env_remove("BEAMPILOT_SITE")
+            .envs(&self.env);
         Ok(command)
     }
 
@@ -171,13 +178,16 @@ mod tests {
     fn a_polaris_run_is_what_the_guide_says() {
         let hosts = ["a".to_owned(), "b".to_owned()];
         let plan = plan("polaris", Launcher::Pals);
-        let line = plan.run(&hosts, 2, 5);
+        let mut left_out = LeftOut::default();
+        left_out.add("b", 1);
+        let line = plan.run(&hosts, 2, 5, &left_out);
         let args = line.args.join(" ");
         assert!(args.starts_with("-n 8 --ppn 4 --hostfile ") && args.contains("--depth=8 --cpu-bind depth"), "{args}");
         assert!(args.ends_with("/p/beampilot run c.toml --once --until 1970-01-01T00:00:00Z"), "{args}");
         for (name, value) in [
             ("BEAMPILOT_LAUNCH", "test-plan.2"),
             ("BEAMPILOT_SITE", "polaris"),
+            ("BEAMPILOT_LEFT_OUT", "b:1"),
             ("MPICH_OFI_CXI_PID_BASE", "5"),
             ("MPICH_GPU_SUPPORT_ENABLED", "0"),
             ("HDF5_USE_FILE_LOCKING", "FALSE"),

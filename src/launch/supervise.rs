@@ -3,9 +3,10 @@
 //! A launch succeeded when its pilot said goodbye in its heartbeat; the launcher's exit code alone proves nothing,
 //! since Hydra answers 0 for a rank that left without a word.
 
-use super::brake::Brake;
+use super::brake::{Brake, Place};
 use super::child::Mpiexec;
 use super::host_check::HostReport;
+use super::left_out::LeftOut;
 use super::plan::Plan;
 use super::survivors;
 use super::timeline::Timeline;
@@ -15,6 +16,7 @@ use crate::store::fs::create_whole;
 use crate::store::{Fs, Layout, RealFs};
 use rustix::process::Signal;
 use serde_json::json;
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -79,6 +81,8 @@ pub(super) struct Supervisor<'a> {
     pub(super) timeline: &'a Timeline,
     pub(super) asked: &'a Asked,
     pub(super) mpiexecs: AtomicU32,
+    /// Places whose GPU is missing, or condemned.
+    pub(super) left_out: RefCell<LeftOut>,
 }
 
 /// How one mpiexec ended.
@@ -98,7 +102,8 @@ pub fn supervise(
     timeline: &Timeline,
     asked: &Asked,
 ) -> Outcome {
-    let s = Supervisor { plan, limits, layout, timeline, asked, mpiexecs: AtomicU32::new(0) };
+    let s =
+        Supervisor { plan, limits, layout, timeline, asked, mpiexecs: AtomicU32::new(0), left_out: RefCell::default() };
     let outcome = s.run(all);
     timeline.tell(
         "end",
@@ -175,12 +180,18 @@ impl Supervisor<'_> {
             if ended.draining.is_some() {
                 return if goodbye { outcome(DONE, "drained") } else { outcome(TRY_LATER, "it did not drain in time") };
             }
-            let host = self.host_of(ended.culprit.as_ref(), &trusted);
-            let Some(pause) = brake.failed(Instant::now(), ended.lived, host.as_deref()) else {
+            let place = self.host_of(ended.culprit.as_ref(), &trusted).map(|host| Place {
+                host,
+                gpu: self.place_of(ended.culprit.as_ref()).filter(|_| !self.plan.profile.gpus.is_empty()),
+            });
+            let Some(pause) = brake.failed(Instant::now(), ended.lived, place) else {
                 let why = format!("{} launches died within ten minutes; the last: {reason}", super::brake::MOST);
                 self.timeline.tell("brake", &why, json!({ "launches": start }));
                 return outcome(UNAVAILABLE, &why);
             };
+            for (host, place) in brake.bad_gpus() {
+                self.leave_out(host, place, &format!("{} launches in a row died there first", super::brake::CRASHES));
+            }
             good = fit;
             let words = format!("starting again in {} s on {} hosts", pause.as_secs(), good.len());
             self.timeline.tell("relaunch", &words, json!({ "pause_s": pause.as_secs(), "hosts": good }));
@@ -201,7 +212,10 @@ impl Supervisor<'_> {
                 Some(Ok(report)) if report.build != crate::BUILD => {
                     Some("another build of beampilot runs there".to_owned())
                 }
-                Some(Ok(report)) if report.problems.is_empty() => None,
+                Some(Ok(report)) if report.problems.is_empty() => {
+                    self.leave_out_missing(host, report.gpus);
+                    None
+                }
                 Some(Ok(report)) => Some(report.problems.join("; ")),
                 Some(Err(why)) => {
                     silent.insert(host.clone());
@@ -221,8 +235,31 @@ impl Supervisor<'_> {
         fit
     }
 
+    /// The driver numbers the GPUs it has without gaps, so that the last numbers are the missing ones.
+    fn leave_out_missing(&self, host: &str, listed: usize) {
+        for place in (0..self.plan.per_host).filter(|_| listed < self.limits.gpus) {
+            let number = self.plan.profile.gpu(place).and_then(|(gpu, _)| gpu.parse::<usize>().ok());
+            if number.is_some_and(|number| number >= listed) {
+                self.leave_out(host, place, &format!("the host has {listed} of {} GPUs", self.limits.gpus));
+            }
+        }
+    }
+
+    /// Gives one place no work any more, unless it is its host's last.
+    fn leave_out(&self, host: &str, place: usize, why: &str) {
+        let mut left_out = self.left_out.borrow_mut();
+        if left_out.has(host, place) || left_out.of_host(host) + 1 >= self.plan.per_host {
+            return;
+        }
+        left_out.add(host, place);
+        let gpu = self.plan.profile.gpu(place).map_or("", |(gpu, _)| gpu);
+        let words = format!("GPU {gpu} of {host} is left out: {why}");
+        let fields = json!({ "host": host, "gpu": gpu, "place": place, "why": why });
+        self.timeline.tell("gpu-left-out", &words, fields);
+    }
+
     fn start(&self, on: &[String], start: u32) -> std::io::Result<Ended> {
-        let line = self.plan.run(on, start, self.mpiexecs.fetch_add(1, Ordering::Relaxed));
+        let line = self.plan.run(on, start, self.mpiexecs.fetch_add(1, Ordering::Relaxed), &self.left_out.borrow());
         let began = Instant::now();
         let mut child = Mpiexec::start(&line)?;
         let fields = json!({ "start": start, "id": self.plan.id(start), "pid": child.pid(), "hosts": on, "command": line.shown() });

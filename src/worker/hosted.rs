@@ -25,6 +25,8 @@ pub enum Hosted {
     Threads(Executor),
     /// In its own.
     Process(Proxy),
+    /// Nowhere: this rank takes no tasks.
+    Nowhere(WorkerId),
 }
 
 impl From<Executor> for Hosted {
@@ -45,11 +47,19 @@ impl Hosted {
         }
     }
 
+    /// No executor at all; it says goodbye instead of hello.
+    pub fn nowhere(id: WorkerId, out: &Sender<(WorkerId, FromWorker)>) -> Self {
+        // The receiver is gone only when the process is ending.
+        let _ = out.send((id, FromWorker::Bye));
+        Self::Nowhere(id)
+    }
+
     /// Its name to the coordinator.
     pub fn id(&self) -> WorkerId {
         match self {
             Self::Threads(e) => e.id(),
             Self::Process(p) => p.id(),
+            Self::Nowhere(id) => *id,
         }
     }
 
@@ -58,6 +68,7 @@ impl Hosted {
         match self {
             Self::Threads(e) => e.deliver(messages),
             Self::Process(p) => p.deliver(messages),
+            Self::Nowhere(_) => {}
         }
     }
 
@@ -66,6 +77,7 @@ impl Hosted {
         match self {
             Self::Threads(e) => e.join(longest),
             Self::Process(p) => p.join(longest),
+            Self::Nowhere(_) => true,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Joining: MPI under mpiexec, executors of this process otherwise. Worker ranks serve here and never return to
 //! the caller with a transport.
 
+use crate::launch::left_out::LeftOut;
 use crate::transport::{LocalTransport, Transport, TransportError, WorkerId, under_mpiexec};
 use crate::worker::keeper::Keeper;
 use crate::worker::{ExecutorConfig, Hosting, Services, topology};
@@ -97,6 +98,7 @@ fn embedded(
 #[cfg(feature = "mpi")]
 fn ranks(services: Arc<dyn Services>, executors: Executors) -> Result<Option<Joined>, TransportError> {
     use crate::transport::mpi;
+    use crate::worker::Hosted;
     // What starts processes must be born before MPI.
     let hosting = executors.hosting()?;
     let session = mpi::connect(&mpi::Options::default())?;
@@ -105,8 +107,15 @@ fn ranks(services: Arc<dyn Services>, executors: Executors) -> Result<Option<Joi
     let config = ExecutorConfig::new(id, topology::host(), share.threads, share.task_memory, services);
     let config = ExecutorConfig { hosting, memory: Some(executor_memory(session.on_host())), ..config };
     let workers = session.size();
+    let left_out = LeftOut::has_us();
+    if left_out {
+        tracing::warn!(
+            rank = session.rank(),
+            "left out by launch: this rank's GPU is bad or missing; it takes no tasks"
+        );
+    }
     if session.rank() == 0 {
-        let transport = session.coordinator(Some(config))?;
+        let transport = session.coordinator((!left_out).then_some(config))?;
         let exit_code = Some(transport.exit_code());
         return Ok(Some(Joined { transport: Box::new(transport), name: "MPI".to_owned(), workers, exit_code }));
     }
@@ -116,7 +125,11 @@ fn ranks(services: Arc<dyn Services>, executors: Executors) -> Result<Option<Joi
         signal_hook::flag::register(signal, ignored.clone()).map_err(TransportError::Executor)?;
     }
     let (answers_out, answers) = crossbeam::channel::unbounded();
-    let executor = crate::worker::Hosted::spawn(config, answers_out).map_err(TransportError::Executor)?;
+    let executor = if left_out {
+        Hosted::nowhere(id, &answers_out)
+    } else {
+        Hosted::spawn(config, answers_out).map_err(TransportError::Executor)?
+    };
     let mut link = session.worker();
     let executor = crate::worker::agent::run(&mut link, executor, &answers)?;
     let ended = executor.join(std::time::Duration::from_secs(1));
