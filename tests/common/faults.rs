@@ -273,7 +273,7 @@ pub fn a_campaign_under_fire_loses_and_doubles_nothing(launcher: Launcher) {
                 || reason.contains("workers died while"),
             "{scan}: {reason}"
         );
-        let output = rig.beampilot(&["-q", "quarantine", "release", "campaign.toml", scan]);
+        let output = rig.beampilot(&["-q", "quarantine", "release", "--campaign", "campaign.toml", scan]);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
     let mut last = rig.start(&["--once"]);
