@@ -165,7 +165,8 @@ mod tests {
         let far = |pilot: &str, ended| {
             let identity = Identity { host: format!("far-{pilot}"), ..Identity::own(pilot) };
             let process = identity.process();
-            let heartbeat = Heartbeat { identity, beat: 1, at_ms: 0, ended, ends_ms: None, writers: Vec::new(), lease_ms: None };
+            let heartbeat =
+                Heartbeat { identity, beat: 1, at_ms: 0, ended, ends_ms: None, writers: Vec::new(), lease_ms: None };
             beat(&RealFs, &layout, &heartbeat).unwrap();
             put(&folder, &process, 3)
         };
