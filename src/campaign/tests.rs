@@ -137,6 +137,20 @@ fn streams_that_feed_each_other_are_refused() {
 }
 
 #[test]
+fn a_lease_has_its_bounds() {
+    let with = |lease: &str| {
+        let text =
+            format!("[campaign]\nlease = \"{lease}\"\n\n[[stream]]\nname = \"a\"\nwatch = \"in\"\ntechnique = \"t\"\n");
+        Campaign::parse(&text, Path::new("c.toml")).map(|c| c.lease.as_secs()).map_err(|e| e.to_string())
+    };
+    assert_eq!((with("5s"), with("90s")), (Ok(5), Ok(90)));
+    for wrong in ["4s", "11m"] {
+        let told = with(wrong).unwrap_err();
+        assert!(told.starts_with("c.toml:2: campaign.lease: ") && told.contains("write 5s to 10m"), "{told}");
+    }
+}
+
+#[test]
 fn every_mistake_has_its_line() {
     let cases: &[(&str, &str)] = &[
         ("weigth = 2", "c.toml:5: stream.weigth: unknown key; did you mean \"weight\"?"),
@@ -159,6 +173,10 @@ fn every_mistake_has_its_line() {
         ),
         ("weight = \"2\"", "c.toml:5: stream.weight: expected a whole number, found a string; write weight = 1"),
         ("order = \"newst\"", "c.toml:5: stream.order: unknown value \"newst\"; did you mean \"newest\"?"),
+        (
+            "task_limit = \"0s\"",
+            "c.toml:5: stream.task_limit: is zero; write a duration above zero, as in task_limit = \"15m\"",
+        ),
         ("order = \"random\"", "c.toml:5: stream.order: unknown value \"random\"; use one of deadline, newest"),
         (
             "deadline = \"0s\"",

@@ -217,6 +217,36 @@ pub fn a_runaway_family_is_ended(launcher: Launcher) {
     }
 }
 
+/// A scan that four pilots held when they died for no known reason is set aside. One command brings it back, and the
+/// deaths are forgotten: the fifth death is its first.
+pub fn a_scan_of_four_deaths_is_set_aside_and_comes_back(launcher: Launcher) {
+    let rig = programs(
+        launcher,
+        "",
+        "run = [\"./program\", \"{scan}\", \"{campaign}\"]",
+        "date > \"$2/began\"\n[ -e \"$2/calm\" ] || sleep 300\ncp \"$1\" copy",
+    );
+    std::fs::write(rig.path("in/a.txt"), "a").unwrap();
+    let die = || {
+        let mut pilot = rig.start(&[]);
+        rig.wait("it is worked on", || rig.path("began").exists());
+        pilot.kill();
+        std::fs::remove_file(rig.path("began")).unwrap();
+    };
+    (0..4).for_each(|_| die());
+    let (code, log) = rig.once();
+    assert_eq!(code, Some(65), "{log}");
+    assert!(rig.quarantined()["a.txt"].contains("4 pilots died for no known reason"), "{:?}", rig.quarantined());
+    let output = rig.beampilot(&["-q", "quarantine", "release", "a.txt"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    die();
+    std::fs::write(rig.path("calm"), "").unwrap();
+    let (code, log) = rig.once();
+    assert_eq!(code, Some(0), "{log}");
+    assert_eq!((rig.published()["a.txt"].len(), rig.quarantined().len()), (1, 0));
+    rig.assert_clean();
+}
+
 /// A rank that was paused until it was given up, and wakes in the middle of things, starts over: what it did meanwhile
 /// is nobody's, and it works again.
 pub fn a_rank_that_was_given_up_starts_over(launcher: Launcher) {
