@@ -1,7 +1,6 @@
 //! Joining: MPI under mpiexec, executors of this process otherwise. Worker ranks serve here and never return to
 //! the caller with a transport.
 
-use crate::launch::left_out::LeftOut;
 use crate::transport::{LocalTransport, Transport, TransportError, WorkerId, under_mpiexec};
 use crate::worker::keeper::Keeper;
 use crate::worker::{ExecutorConfig, Hosting, Services, topology};
@@ -97,6 +96,7 @@ fn embedded(
 
 #[cfg(feature = "mpi")]
 fn ranks(services: Arc<dyn Services>, executors: Executors) -> Result<Option<Joined>, TransportError> {
+    use crate::launch::left_out::LeftOut;
     use crate::transport::mpi;
     use crate::worker::Hosted;
     // What starts processes must be born before MPI.
