@@ -297,7 +297,7 @@ impl Disk {
             records::put_quarantined(&*self.fs, &self.layout, &record)?;
             if generation > 0 {
                 // The record keeps others away; the claim must not, once a person releases the scan.
-                claims::release(&*self.fs, &self.layout, &self.place(stream)?.output, key, generation)?;
+                claims::release_judged(&*self.fs, &self.layout, &self.place(stream)?.output, key, generation)?;
             }
             Ok(QuarantineOutcome::Done)
         };

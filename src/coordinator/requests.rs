@@ -189,6 +189,11 @@ impl Core {
         jobs.into_iter().for_each(|no| self.place(now, no));
     }
 
+    /// A person holds this stream.
+    pub(super) fn is_held(&self, stream: usize) -> bool {
+        self.wishes.held.contains(&stream)
+    }
+
     /// Names of held streams.
     pub(super) fn held_streams(&self) -> Vec<String> {
         self.wishes.held.iter().filter_map(|no| Some(self.streams.get(*no)?.name.clone())).collect()

@@ -47,6 +47,9 @@ impl Core {
     fn is_straggler(&self, now: Time, job: JobNo, task: usize, sent: Time) -> bool {
         let Some(job) = self.jobs.get(&job) else { return false };
         let Some(task) = job.tasks.get(task) else { return false };
+        if self.is_held(job.stream) {
+            return false;
+        }
         let alone = task.attempts.len() == 1 && task.spec.kind == TaskKind::Stage && !task.solo;
         let technique = &self.streams[job.stream].technique;
         let high = self.high_s(technique, &super::core::stage_name(job, task), task.spec.cost);

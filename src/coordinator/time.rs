@@ -89,10 +89,10 @@ impl Core {
         }
     }
 
-    /// A job that was in flight at too many deaths runs while nothing else does. True while there is such a job: the
+    /// A job that was in flight at too many deaths runs while nothing else does, unless its stream is held. True while there is such a job: the
     /// others wait.
     pub(super) fn assign_alone(&mut self, now: Time) -> bool {
-        let active = |no: &&JobNo| self.jobs.get(no).is_some_and(|j| j.is_active());
+        let active = |no: &&JobNo| self.jobs.get(no).is_some_and(|j| j.is_active() && !self.is_held(j.stream));
         let Some(no) = self.alone.iter().find(active).copied() else { return false };
         if self.attempts.values().any(|a| a.job != no) {
             return true;

@@ -72,11 +72,15 @@ pub struct Previous {
 }
 
 /// What a `.released` file holds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Released {
     /// Finished parts and `plan.json` were left in staging for the next owner.
     #[serde(default)]
     pub kept: bool,
+    /// The job was put into quarantine. Whoever claims it after that was asked to by a person: the deaths that were
+    /// counted have had their consequence.
+    #[serde(default)]
+    pub judged: bool,
 }
 
 /// The highest generation of a key, 0 when there is none.
@@ -103,7 +107,7 @@ pub fn try_claim(
         let released = released(fs, layout, key, generation)?;
         let record = record(fs, layout, key, generation)?;
         let pilot = record.owner.pilot.clone();
-        deaths = record.deaths;
+        deaths = if released.as_ref().is_some_and(|r| r.judged) { 0 } else { record.deaths };
         let fate = match &released {
             Some(_) => Fate::Ended,
             // Ours: the answer to an earlier try was lost, or a release failed. Whoever asks does not hold it, and what
@@ -143,7 +147,7 @@ pub fn try_claim(
 fn released(fs: &dyn Fs, layout: &Layout, key: &str, generation: u32) -> io::Result<Option<Released>> {
     match fs.read(&layout.released(key, generation), 64 * 1024) {
         // Whatever it holds, it is there.
-        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).unwrap_or(Released { kept: false }))),
+        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).unwrap_or_default())),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e),
     }

@@ -141,7 +141,7 @@ pub fn is_abandoned(
     generation: u32,
     all: bool,
 ) -> io::Result<bool> {
-    if let Some(Released { kept: true }) = released(fs, layout, key, generation)?
+    if let Some(Released { kept: true, .. }) = released(fs, layout, key, generation)?
         && !all
         && !fs.exists(&layout.claim(key, generation + 1))?
     {

@@ -45,18 +45,30 @@ pub fn fence(fs: &dyn Fs, stream_output: &Path, key: &str, generation: u32) -> i
 /// Gives a claim up: staging goes first, so that nothing is left when the next owner starts.
 pub fn release(fs: &dyn Fs, layout: &Layout, stream_output: &Path, key: &str, generation: u32) -> io::Result<()> {
     fence(fs, stream_output, key, generation)?;
-    mark_released(fs, layout, key, generation, false)
+    mark_released(fs, layout, key, generation, &Released::default())
+}
+
+/// As [`release`], of a job that was put into quarantine.
+pub fn release_judged(
+    fs: &dyn Fs,
+    layout: &Layout,
+    stream_output: &Path,
+    key: &str,
+    generation: u32,
+) -> io::Result<()> {
+    fence(fs, stream_output, key, generation)?;
+    mark_released(fs, layout, key, generation, &Released { kept: false, judged: true })
 }
 
 /// Gives a claim up and leaves staging with its finished parts to the next owner. Only for an owner whose writers are
 /// reaped.
 pub fn hand_over(fs: &dyn Fs, layout: &Layout, key: &str, generation: u32) -> io::Result<()> {
-    mark_released(fs, layout, key, generation, true)
+    mark_released(fs, layout, key, generation, &Released { kept: true, judged: false })
 }
 
 /// Frees the claim of a job that is over; its verdict, a record, keeps others from claiming it again.
-pub fn mark_released(fs: &dyn Fs, layout: &Layout, key: &str, generation: u32, kept: bool) -> io::Result<()> {
-    let bytes = serde_json::to_vec(&Released { kept }).map_err(io::Error::other)?;
+pub fn mark_released(fs: &dyn Fs, layout: &Layout, key: &str, generation: u32, how: &Released) -> io::Result<()> {
+    let bytes = serde_json::to_vec(how).map_err(io::Error::other)?;
     create_whole(fs, &layout.released(key, generation), &bytes).map(|_| ())
 }
 
@@ -68,7 +80,7 @@ pub fn mark_released(fs: &dyn Fs, layout: &Layout, key: &str, generation: u32, k
 pub fn release_quarantined(fs: &dyn Fs, layout: &Layout, key: &str) -> io::Result<bool> {
     let generation = highest(fs, layout, key)?;
     if generation > 0 {
-        mark_released(fs, layout, key, generation, false)?;
+        mark_released(fs, layout, key, generation, &Released { kept: false, judged: true })?;
     }
     let record = layout.quarantine(key);
     match fs.rename(&record, &record.with_file_name(format!(".released-{key}.json"))) {
