@@ -103,10 +103,10 @@ fn a_seed_replays_exactly() {
 /// The first seed that noticed each promise broken on purpose; `docs/simulator.md` has the same table.
 const CAUGHT: [(Broken, u64); 6] = [
     (Broken::PublishBeforeSync, 1),
-    (Broken::TakeoverWithoutFencing, 8),
+    (Broken::TakeoverWithoutFencing, 19),
     (Broken::LeaseByRemoteClock, 3),
     (Broken::RetryCountedOnPilotEnd, 2),
-    (Broken::AdoptPartsOfLiveWriter, 2),
+    (Broken::AdoptPartsOfLiveWriter, 11),
     (Broken::LinkReplaces, 21),
 ];
 

@@ -36,11 +36,20 @@ struct Inode {
     names: Option<BTreeMap<String, u32>>,
     bytes: Vec<u8>,
     /// Who wrote what is not synced, and what was durable before.
-    dirty: Option<(u32, Vec<u8>)>,
+    dirty: Option<(u32, Durable)>,
     changed: i64,
     /// Part of a published bundle.
     frozen: bool,
     input: bool,
+}
+
+/// What of a file is durable while the rest is not.
+#[derive(Debug)]
+enum Durable {
+    /// Its first bytes, as they still are: a log grows at its end.
+    First(usize),
+    /// Other bytes than it has now.
+    Other(Vec<u8>),
 }
 
 /// What invariants outside the tree want to know.
@@ -233,9 +242,16 @@ impl Tree {
         let now = self.clock;
         let inode = self.node(id);
         let (frozen, input) = (inode.frozen, inode.input);
-        if inode.dirty.is_none() {
-            // Whole copies only for small files; a log's durable part is its beginning.
-            inode.dirty = Some((who.node, inode.bytes.clone()));
+        match &mut inode.dirty {
+            None if offset >= inode.bytes.len() => inode.dirty = Some((who.node, Durable::First(inode.bytes.len()))),
+            None => inode.dirty = Some((who.node, Durable::Other(inode.bytes.clone()))),
+            Some((_, durable)) => {
+                if let Durable::First(n) = *durable
+                    && offset < n
+                {
+                    *durable = Durable::Other(inode.bytes[..n].to_vec());
+                }
+            }
         }
         inode.bytes.resize(offset, 0);
         inode.bytes.extend_from_slice(bytes);
@@ -430,7 +446,11 @@ impl Tree {
         let mut lost = None;
         for (id, inode) in &mut self.inodes {
             if inode.dirty.as_ref().is_some_and(|d| d.0 == node) {
-                inode.bytes = inode.dirty.take().map(|d| d.1).unwrap_or_default();
+                match inode.dirty.take() {
+                    Some((_, Durable::First(n))) => inode.bytes.truncate(n),
+                    Some((_, Durable::Other(bytes))) => inode.bytes = bytes,
+                    None => {}
+                }
                 lost = inode.frozen.then_some(*id).or(lost);
             }
         }
