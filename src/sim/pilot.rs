@@ -128,13 +128,15 @@ impl World {
         let streams = [place("s"), place("t")].into();
         let disk = Arc::new(Disk::new(Arc::new(fs.clone()), host.clone(), layout.clone(), me, streams));
         let edition = self.editions.len() - 1;
-        let campaign = self.editions[edition].1;
+        // The editions of the shift, as the pilots beside it have them.
+        let campaign = self.editions[0].1;
+        let later = self.editions[1..].iter().map(|(since, c)| (*since, (*c).clone())).collect();
         let specs = specs(campaign).expect("a valid campaign");
         let ((mailbox, letters), (tell, commands)) = (Mailbox::new(), unbounded());
-        let mut inbox = Inbox::new(disk.clone(), campaign, mailbox, tell);
+        let mut inbox = Inbox::new(disk.clone(), (campaign.clone(), later), mailbox, tell);
         inbox.look(true);
         // Outside a fibre nothing fails: a pilot that cannot open its journal does not start.
-        let journal = Writer::open(Arc::new(fs), layout.journal(&id), EPOCH_MS).ok();
+        let journal = Writer::open(Arc::new(fs.clone()), layout.journal(&id), EPOCH_MS).ok();
         let journal = journal.map(|w| Arc::new(Mutex::new(w.worth(COMPACT))));
         self.pilots.push(Pilot {
             id,

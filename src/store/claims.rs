@@ -18,7 +18,7 @@ pub use identity::{Identity, host_name};
 pub(crate) use identity::{boot_id, process_start};
 use life::Fate;
 pub use life::{Heartbeat, Observer, beat, heartbeat, is_abandoned};
-pub use staging::{fence, hand_over, mark_released, prepare_staging, release, release_quarantined};
+pub use staging::{fence, hand_over, mark_released, prepare_staging, release, release_judged, release_quarantined};
 
 use super::fs::{Fs, create_whole};
 use super::host::Host;
