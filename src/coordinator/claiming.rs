@@ -77,7 +77,15 @@ impl Core {
     }
 
     pub(super) fn claim_more(&mut self, now: Time) {
-        if self.draining || self.workers.is_empty() || self.storage != Storage::Fine || self.unclaimed.is_empty() {
+        // While a job runs alone nothing else is put at risk beside it.
+        let alone =
+            self.alone.iter().any(|no| self.jobs.get(no).is_some_and(|j| j.is_active() && !self.is_held(j.stream)));
+        if alone
+            || self.draining
+            || self.workers.is_empty()
+            || self.storage != Storage::Fine
+            || self.unclaimed.is_empty()
+        {
             return;
         }
         let mut backlog = self.backlog_s();
@@ -118,6 +126,10 @@ impl Core {
                     return self.quarantine(now, no, why);
                 }
                 if deaths + 1 >= self.limits.max_deaths {
+                    // Two of them under one pilot would die of each other.
+                    if self.alone.iter().any(|other| self.jobs.get(other).is_some_and(Job::is_active)) {
+                        return self.give_back(now, no);
+                    }
                     let message =
                         format!("{no} runs alone: {deaths} pilots died for no known reason while they held it");
                     self.alone.insert(no);

@@ -36,10 +36,14 @@ impl Core {
 
     /// Sends tasks until no worker has room or nothing is ready.
     pub(super) fn assign_all(&mut self, now: Time) {
-        if self.stopping || self.storage != Storage::Fine || self.assign_alone(now) {
+        if self.stopping || self.storage != Storage::Fine {
             return;
         }
+        // First, so that a job that runs alone may have a worker that was kept for a task of it.
         self.workers.release_kept();
+        if self.assign_alone(now) {
+            return;
+        }
         // Jobs whose next task avoids every worker with room, or must run alone and cannot, wait for the next step.
         let mut passed: Vec<JobNo> = Vec::new();
         while let Some((stream, place)) = self.queue.next() {

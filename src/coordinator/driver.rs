@@ -88,6 +88,18 @@ impl Mailbox {
     }
 }
 
+#[cfg(test)]
+impl Inbox {
+    /// The events posted so far, for a driver that is imitated.
+    pub(crate) fn take(&self) -> Vec<Event> {
+        let event = |letter| match letter {
+            Letter::Event(event) => Some(*event),
+            Letter::Durable(_) => None,
+        };
+        self.letters.try_iter().filter_map(event).collect()
+    }
+}
+
 /// How arrivals are told.
 pub type Teller = Box<dyn Fn(&str, &str, InputVersion, Verdict) + Send>;
 

@@ -127,7 +127,14 @@ impl Core {
     /// A worker that is only silent may still finish the bundle, under the names that a second finish task would use:
     /// the claim goes back, which takes the folder away from it, and the job starts anew.
     pub(super) fn start_elsewhere(&mut self, now: Time, no: JobNo) {
-        let Some(job) = self.jobs.get_mut(&no).filter(|j| j.phase == Phase::Finishing) else { return };
+        if self.jobs.get(&no).is_some_and(|j| j.phase == Phase::Finishing) {
+            self.give_back(now, no);
+        }
+    }
+
+    /// Gives a claim back and asks for the job again in a while.
+    pub(super) fn give_back(&mut self, now: Time, no: JobNo) {
+        let Some(job) = self.jobs.get_mut(&no) else { return };
         let Some(claim) = job.claim.take() else { return };
         let (key, deaths) = (job.key.clone(), job.deaths);
         self.order(Action::Release { key, generation: claim.generation, staging: claim.staging });

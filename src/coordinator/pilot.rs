@@ -4,8 +4,8 @@
 //! records, everything else is found again by arrivals and claimed anew.
 
 mod editions;
-mod edits;
-mod inbox;
+pub(crate) mod edits;
+pub(crate) mod inbox;
 mod join;
 mod pace;
 mod services;
@@ -343,7 +343,8 @@ fn command(stream: &str, name: &str, version: InputVersion, verdict: Verdict) ->
     }
 }
 
-fn specs(campaign: &Campaign) -> Result<Vec<StreamSpec>, PilotError> {
+/// What the core must know of a campaign's streams.
+pub(crate) fn specs(campaign: &Campaign) -> Result<Vec<StreamSpec>, PilotError> {
     let spec = |s: &campaign::Stream| {
         let found = technique::registry(&s.technique);
         let recipe =

@@ -173,6 +173,12 @@ impl Core {
         at.into_iter().take(View::MAX_PLACES).map(place).collect()
     }
 
+    /// Keys of the jobs of which something runs.
+    #[cfg(test)]
+    pub(crate) fn in_flight(&self) -> std::collections::BTreeSet<&str> {
+        self.attempts.values().filter_map(|a| Some(self.jobs.get(&a.job)?.key.as_str())).collect()
+    }
+
     /// A drain was asked for.
     pub fn is_draining(&self) -> bool {
         self.draining

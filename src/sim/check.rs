@@ -1,11 +1,11 @@
 //! What must hold after every event, and what must be true in the end.
 
 use super::fibre::{SimFs, SimHost};
-use super::pilot::key_of;
 use super::tree::{Client, News};
 use super::world::{Ev, S, World};
 use crate::coordinator::disk::{Disk, StreamPlace};
 use crate::coordinator::event::Event;
+use crate::coordinator::job::scan_key;
 use crate::store::claims::Identity;
 use crate::store::{Fs, Layout};
 use std::sync::Arc;
@@ -16,6 +16,9 @@ const LONGEST: u64 = 900 * S;
 impl World {
     /// Safety: what may never happen, faults or not.
     pub fn check(&mut self) -> Result<(), String> {
+        if let Some(why) = self.violation.take() {
+            return Err(why);
+        }
         let (broken, news) = {
             let mut tree = self.fs_tree();
             if tree.broken.is_none() && tree.news.is_empty() {
@@ -28,14 +31,11 @@ impl World {
         }
         for item in news {
             match item {
-                News::Published(key) if !self.keys.contains_key(&key) => {
-                    return Err(format!("{key} was published and never arrived"));
-                }
-                News::Published(_) => {}
-                News::Quarantined(key) => {
-                    if self.keys.get(&key) != Some(&"bad") {
-                        return Err(format!("{key} is good and was quarantined: {}", self.reason(&key)));
-                    }
+                News::Published(key) => self.check_published(&key)?,
+                News::Quarantined(key) => self.check_quarantined(&key)?,
+                News::Released(key) => {
+                    self.killed.remove(&key);
+                    self.deaths.remove(&key);
                 }
                 News::Swept(Some(proc))
                     if self.broken.is_none() && self.procs.get(proc as usize).is_some_and(|p| p.alive) =>
@@ -44,10 +44,45 @@ impl World {
                 }
                 News::Swept(_) => {}
                 News::Adopted { key, generation } => self.check_adopted(&key, generation)?,
-                News::Claimed { key, generation } => self.check_claimed(&key, generation)?,
+                News::Claimed { key, generation } => {
+                    self.rouse(&key);
+                    self.check_claimed(&key, generation)?;
+                }
             }
         }
         Ok(())
+    }
+
+    /// What is published arrived in that version, and somebody wants it with that recipe.
+    fn check_published(&self, key: &str) -> Result<(), String> {
+        let (base, digits) = key.rsplit_once('-').unwrap_or((key, ""));
+        if !self.seen.contains_key(base) {
+            return Err(format!("{key} was published and never arrived"));
+        }
+        let about = |s: &&super::world::SimScan| crate::store::records::is_about(key, s.stream, &s.name);
+        match self.scans.iter().find(about) {
+            Some(scan) if self.wanted.allows(digits, scan.stream, &scan.name) => Ok(()),
+            _ => Err(format!("{key} was published with a recipe that nobody asked for")),
+        }
+    }
+
+    /// Only what cannot be processed is quarantined: bad input at once, what ends executors after the third, what ends
+    /// pilots after the fourth.
+    fn check_quarantined(&self, key: &str) -> Result<(), String> {
+        let base = key.rsplit_once('-').map_or(key, |(base, _)| base);
+        let ended = |of: &std::collections::BTreeMap<String, u32>| of.get(key).copied().unwrap_or(0);
+        match self.seen.get(base).copied() {
+            Some("bad") => Ok(()),
+            Some("killer") if ended(&self.killed) == 3 => Ok(()),
+            Some("killer") => {
+                Err(format!("{key} ended {} executors and was quarantined: {}", ended(&self.killed), self.reason(key)))
+            }
+            Some("fatal") if ended(&self.deaths) == 4 => Ok(()),
+            Some("fatal") => {
+                Err(format!("{key} ended {} pilots and was quarantined: {}", ended(&self.deaths), self.reason(key)))
+            }
+            _ => Err(format!("{key} is good and was quarantined: {}", self.reason(key))),
+        }
     }
 
     fn reason(&self, key: &str) -> String {
@@ -120,19 +155,25 @@ impl World {
 
     /// Scans without the verdict they deserve.
     fn left_over(&self) -> String {
-        let mut left = String::new();
+        let fold = self.fold();
+        let mut left = self.unanswered(&fold);
+        let quarantined = self.fs_tree().list("/state/quarantine".as_ref()).unwrap_or_default();
         for scan in 0..self.scans.len() {
-            let key = key_of(&self.scan_now(scan));
+            let now = self.scan_now(scan);
+            if fold.skipped.contains(&(now.stream.clone(), now.name.clone())) {
+                continue;
+            }
+            let base = scan_key(&now.stream, &now.name, now.version());
             let state = self.state_of(scan);
             let tree = self.fs_tree();
-            let path = |folder: &str| format!("/state/{folder}/{key}.json");
-            let done = if state == "bad" {
-                tree.find(path("quarantine").as_ref()).is_ok()
+            let record = |key: &String| tree.find(format!("/state/published/{key}.json").as_ref()).is_ok();
+            let done = if state == "good" {
+                tree.published.range(base.clone()..).take_while(|(k, _)| k.starts_with(&base)).any(|(k, _)| record(k))
             } else {
-                tree.published.contains_key(&key) && tree.find(path("published").as_ref()).is_ok()
+                quarantined.iter().any(|name| name.starts_with(&base))
             };
             if !done {
-                left += &format!(" {key} ({state})");
+                left += &format!(" {base} ({state})");
             }
         }
         left
@@ -158,13 +199,14 @@ impl World {
             build: String::new(),
             launch: None,
         };
-        let place = StreamPlace { output: "/out/s".into(), pattern: "*.h5".into() };
+        let place =
+            |s: &str| (s.to_owned(), StreamPlace { output: format!("/out/{s}").into(), pattern: "*.h5".into() });
         let layout = Layout { state: "/state".into() };
-        let disk = Disk::new(Arc::new(fs.clone()), Arc::new(host), layout, me, [("s".to_owned(), place)].into());
+        let disk = Disk::new(Arc::new(fs.clone()), Arc::new(host), layout, me, [place("s"), place("t")].into());
         disk.sweep(true);
         let state = Layout::FOLDERS.map(|f| format!("/state/{f}"));
         let mut left = Vec::new();
-        for folder in state.iter().map(String::as_str).chain(["/state", "/out/s"]) {
+        for folder in state.iter().map(String::as_str).chain(["/state", "/out/s", "/out/t"]) {
             let names = fs.list(folder.as_ref()).map_err(|e| e.to_string())?;
             left.extend(names.into_iter().filter(|n| n.starts_with('.') && !n.starts_with(".released-")));
         }

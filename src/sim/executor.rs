@@ -2,6 +2,7 @@
 //! syncs them and reports. The finish task imitates the tomography's finish and [`crate::publish::seal`], call by call.
 
 use super::fibre::{Ask, SimFs, ask};
+use super::obedience::{EXECUTOR_DIES, PILOT_DIES};
 use super::tree::digest;
 use crate::arrivals::scan::Scan;
 use crate::store::Fs;
@@ -51,7 +52,10 @@ impl Errand {
         let bytes = self.fs.read(&input, 1 << 20).map_err(|e| Fault::reading(&input, &e))?;
         let text = String::from_utf8_lossy(&bytes).into_owned();
         ask(Ask::Sleep(self.compute_us));
+        let deadly = self.task.kind == TaskKind::Stage && self.task.label == "s0-0";
         let output = match self.task.kind {
+            _ if deadly && text.contains("killer") => return Err(Fault::Task(EXECUTOR_DIES.into())),
+            _ if deadly && text.contains("fatal") => return Err(Fault::Task(PILOT_DIES.into())),
             TaskKind::Probe if text.contains("partial") => return Err(Fault::NotYet("short".into())),
             TaskKind::Plan if text.contains("bad") => {
                 self.unchanged(&scan)?;

@@ -30,6 +30,8 @@ pub enum Phase {
     Planning,
     Computing,
     Finishing,
+    /// People ask, pilots look.
+    Asking,
 }
 
 impl Phase {
@@ -63,6 +65,8 @@ pub enum Blow {
     Drain,
     Walltime,
     Crash,
+    /// An executor ends, its rank lives.
+    Abort,
     Hang(u64),
     Silence,
     Stall(u64),
@@ -85,7 +89,8 @@ impl Blow {
             Self::NodeLoss => "node loss",
             Self::Drain => "drain",
             Self::Walltime => "walltime",
-            Self::Crash => "executor crash",
+            Self::Crash => "worker lost",
+            Self::Abort => "executor crash",
             Self::Hang(_) => "executor hang",
             Self::Silence => "lost messages",
             Self::Stall(_) => "client stall",
@@ -122,6 +127,11 @@ pub struct Schedule {
     /// Arrivals take a scan for complete too early.
     pub premature: f64,
     pub nodes: u32,
+    /// A scan that ends the executors that compute it, and one that ends their whole pilot.
+    pub killer: Option<usize>,
+    pub fatal: Option<usize>,
+    /// Renames of publications to let pass before a pilot stands still at one until others have taken its job.
+    pub doze: Option<u32>,
     pub coverage: BTreeMap<(&'static str, Phase), u64>,
 }
 
@@ -140,13 +150,24 @@ impl Schedule {
             late: *[0.0, 0.02, 0.1].choose(rng).expect("some"),
             premature: *[0.0, 0.0, 0.3].choose(rng).expect("some"),
             nodes: rng.random_range(2..5),
+            killer: rng.random_bool(0.3).then(|| rng.random_range(0..20)),
+            fatal: rng.random_bool(0.15).then(|| rng.random_range(0..20)),
+            doze: None,
             coverage: BTreeMap::new(),
         };
         for _ in 0..rng.random_range(0..4) {
             schedule.rewrites.push((rng.random_range(0..20), rng.random_range(10 * S..heal_s * S)));
         }
-        for _ in 0..rng.random_range(0..=DEADLY) {
-            schedule.place(rng, |rng| match rng.random_range(0..10) {
+        // A scan that ends pilots needs all the deaths that a good one may share.
+        let gentle = schedule.fatal.is_some();
+        if !gentle && rng.random_bool(0.3) {
+            schedule.doze = Some(rng.random_range(0..20));
+        }
+        let deadly = if gentle { 0 } else { DEADLY - usize::from(schedule.doze.is_some()) };
+        for n in 0..rng.random_range(0..=deadly) {
+            schedule.place(rng, |rng| match rng.random_range(0..11) {
+                // Three crashes of one task would condemn its scan, with reason.
+                10 if n < 2 => Blow::Abort,
                 0..3 => Blow::Kill,
                 3..5 => Blow::Pause(rng.random_range(61 * S..100 * S)),
                 5 => Blow::NodeLoss,
@@ -157,16 +178,18 @@ impl Schedule {
             });
         }
         for _ in 0..rng.random_range(1..8) {
+            let long = if gentle { 8 } else { 40 };
             schedule.place(rng, |rng| match rng.random_range(0..13) {
-                0 => Blow::Pause(rng.random_range(S / 10..40 * S)),
+                2 if gentle => Blow::Drain,
+                0 => Blow::Pause(rng.random_range(S / 10..long * S)),
                 1 => Blow::Drain,
                 2 => Blow::Walltime,
                 3 => Blow::Hang(rng.random_range(S..50 * S)),
-                4 => Blow::Stall(rng.random_range(S..40 * S)),
-                5 => Blow::StallAll(rng.random_range(S..40 * S)),
-                6 => Blow::Full(rng.random_range(S..40 * S)),
+                4 => Blow::Stall(rng.random_range(S..long * S)),
+                5 => Blow::StallAll(rng.random_range(S..long * S)),
+                6 => Blow::Full(rng.random_range(S..long * S)),
                 7 => Blow::Jump(rng.random_range(-100_000..100_000)),
-                8 => Blow::Slow(rng.random_range(S..40 * S)),
+                8 => Blow::Slow(rng.random_range(S..long * S)),
                 9 | 10 => Blow::Error,
                 _ => Blow::Lie,
             });
@@ -194,6 +217,7 @@ impl Schedule {
                 (Computing, 150),
                 (Finishing, 100),
                 (Finishing, 300),
+                (Asking, 60),
             ];
             let (phase, most) = *phases.choose(rng).expect("some");
             self.pending.push((phase, rng.random_range(0..most), blow));
@@ -208,6 +232,21 @@ impl Schedule {
 
     pub fn cover(&mut self, what: &'static str, phase: Phase) {
         *self.coverage.entry((what, phase)).or_default() += 1;
+    }
+
+    /// True when the pilot that makes this call shall stand still before it.
+    pub fn dozes(&mut self, phase: Phase, call: &str) -> bool {
+        if phase != Phase::Publishing || call != "rename" {
+            return false;
+        }
+        match self.doze {
+            Some(0) => self.doze.take().is_some(),
+            Some(n) => {
+                self.doze = Some(n - 1);
+                false
+            }
+            None => false,
+        }
     }
 
     /// A call is made in this phase: what strikes now.
@@ -278,6 +317,13 @@ impl World {
                 self.after(10 * S, Ev::Die(self.pilots[p].proc));
             }
             Blow::Crash => worker.into_iter().for_each(|w| self.die(self.workers[w].proc)),
+            Blow::Abort => {
+                if let Some(w) = worker.filter(|w| !self.workers[*w].lost && !self.workers[*w].silent) {
+                    let running = self.workers[w].running.take().map(|(a, ..)| a).into_iter().collect();
+                    let waiting = self.workers[w].queue.iter().map(|(a, _, _)| *a).collect();
+                    self.restart_executor(w, running, waiting);
+                }
+            }
             Blow::Hang(us) => {
                 if let Some(w) = worker {
                     self.pause(self.workers[w].proc, us);
@@ -309,7 +355,7 @@ impl World {
 }
 
 /// Faults that must have struck in these phases over a run of the tests, or the run shows less than it says.
-pub const MUST: [(&str, Phase); 18] = [
+pub const MUST: [(&str, Phase); 24] = [
     ("kill", Phase::Claiming),
     ("kill", Phase::Publishing),
     ("kill", Phase::Computing),
@@ -328,4 +374,10 @@ pub const MUST: [(&str, Phase); 18] = [
     ("walltime", Phase::Computing),
     ("drain", Phase::Publishing),
     ("executor hang", Phase::Finishing),
+    ("executor crash", Phase::Computing),
+    ("kill", Phase::Asking),
+    ("ambiguous error", Phase::Asking),
+    ("pause between look and rename", Phase::Publishing),
+    ("scan kills executor", Phase::Computing),
+    ("scan kills pilot", Phase::Computing),
 ];

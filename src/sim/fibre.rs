@@ -276,6 +276,9 @@ impl Fs for SimFs {
     fn exists(&self, path: &Path) -> io::Result<bool> {
         self.call("lstat", |t, _| Ok(t.find(path).is_ok()))
     }
+    fn is_plain(&self, path: &Path) -> io::Result<bool> {
+        self.call("lstat", |t, _| t.find(path).map(|_| true))
+    }
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         self.call("fsync", |t, _| t.find(path).map(drop))
     }

@@ -10,6 +10,8 @@ mod enumerate;
 mod executor;
 mod faults;
 pub(crate) mod fibre;
+mod obedience;
+mod people;
 mod pilot;
 mod processes;
 mod services;

@@ -5,16 +5,19 @@ use super::faults::{Broken, Phase};
 use super::fibre::{EPOCH_MS, SimFs, SimHost};
 use super::tree::Client;
 use super::world::{Ev, Message, Out, Purpose, S, World};
-use crate::arrivals::scan::Scan;
-use crate::coordinator::core::{Core, Limits, StreamSpec};
+use crate::arrivals::ArrivalCommand;
+use crate::coordinator::core::{Core, Limits};
 use crate::coordinator::disk::{Disk, StreamPlace};
+use crate::coordinator::driver::{self, Mailbox};
 use crate::coordinator::event::*;
-use crate::coordinator::job::job_key;
+use crate::coordinator::pilot::inbox::Inbox;
+use crate::coordinator::pilot::{known, specs};
 use crate::store::Layout;
 use crate::store::claims::Identity;
 use crate::store::journal::{Group, Line, Writer};
+use crossbeam::channel::{Receiver, unbounded};
 use rand::Rng;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
 /// In which phase an order is carried out.
@@ -47,6 +50,23 @@ pub struct Pilot {
     pub held: Vec<Ordered>,
     pub lanes: [VecDeque<Waiting>; 4],
     pub lane_busy: [bool; 4],
+    /// The keys that lanes are busy with.
+    pub lane_key: [String; 4],
+    pub inbox: Arc<Mutex<Inbox>>,
+    pub letters: driver::Inbox,
+    pub commands: Receiver<ArrivalCommand>,
+    /// Somebody looks into the inbox.
+    pub looking: bool,
+    /// The edition of the campaign that it follows.
+    pub edition: usize,
+    /// What its core was told.
+    pub told_held: BTreeSet<String>,
+    pub told_skipped: BTreeSet<(String, String)>,
+    pub told_edit: Option<u64>,
+    /// Its jobs' keys.
+    pub keys: BTreeMap<u64, String>,
+    /// Workers in the heartbeat that is being written, with their processes.
+    pub listing: Vec<(usize, usize)>,
     pub workers: Vec<usize>,
     pub beats: u64,
     pub beating: bool,
@@ -58,6 +78,11 @@ pub struct Pilot {
     pub finishing: bool,
     /// Its claims were handed over, or are being.
     pub handed_over: bool,
+}
+
+/// Others' jobs are asked for less often than in a real pilot: it is the same code, and two thirds of all calls.
+fn limits() -> Limits {
+    Limits { foreign_retry_s: 4.0, ..Limits::default() }
 }
 
 const LAYOUT: &str = "/state";
@@ -98,25 +123,25 @@ impl World {
             launch: None,
         };
         let layout = Layout { state: LAYOUT.into() };
-        let place = StreamPlace { output: "/out/s".into(), pattern: "*.h5".into() };
-        let streams = [("s".to_owned(), place)].into();
+        let place =
+            |s: &str| (s.to_owned(), StreamPlace { output: format!("/out/{s}").into(), pattern: "*.h5".into() });
+        let streams = [place("s"), place("t")].into();
         let disk = Arc::new(Disk::new(Arc::new(fs.clone()), host.clone(), layout.clone(), me, streams));
-        let spec = StreamSpec {
-            name: "s".into(),
-            technique: "test".into(),
-            recipe: "{}".into(),
-            deadline_s: 600.0,
-            order: crate::coordinator::queue::Order::Deadline,
-            weight: 1,
-            task_limit_s: 900.0,
-        };
+        let edition = self.editions.len() - 1;
+        // The editions of the shift, as the pilots beside it have them.
+        let campaign = self.editions[0].1;
+        let later = self.editions[1..].iter().map(|(since, c)| (*since, (*c).clone())).collect();
+        let specs = specs(campaign).expect("a valid campaign");
+        let ((mailbox, letters), (tell, commands)) = (Mailbox::new(), unbounded());
+        let mut inbox = Inbox::new(disk.clone(), (campaign.clone(), later), mailbox, tell);
+        inbox.look(true);
         // Outside a fibre nothing fails: a pilot that cannot open its journal does not start.
-        let journal = Writer::open(Arc::new(fs), layout.journal(&id), EPOCH_MS).ok();
+        let journal = Writer::open(Arc::new(fs.clone()), layout.journal(&id), EPOCH_MS).ok();
         let journal = journal.map(|w| Arc::new(Mutex::new(w.worth(COMPACT))));
         self.pilots.push(Pilot {
             id,
             proc,
-            core: Core::new("campaign", vec![spec], Limits::default()),
+            core: Core::new("campaign", specs, limits()),
             disk,
             host,
             journal,
@@ -127,6 +152,17 @@ impl World {
             held: Vec::new(),
             lanes: Default::default(),
             lane_busy: [false; 4],
+            lane_key: Default::default(),
+            inbox: Arc::new(Mutex::new(inbox)),
+            letters,
+            commands,
+            looking: false,
+            edition,
+            told_held: BTreeSet::new(),
+            told_skipped: BTreeSet::new(),
+            told_edit: None,
+            keys: BTreeMap::new(),
+            listing: Vec::new(),
             workers: Vec::new(),
             beats: 0,
             beating: false,
@@ -142,6 +178,16 @@ impl World {
             self.die(proc);
             return self.after(10 * S, Ev::Start);
         }
+        let done = known(&fs, &Layout { state: LAYOUT.into() }).unwrap_or_default();
+        for scan in 0..self.scans.len() {
+            let Ok(stamp) = self.fs_tree().stat(&self.scans[scan].path) else { continue };
+            let now = self.scan_now(scan);
+            if done.iter().any(|k| k.name == now.name && k.version == now.version()) {
+                self.pilots[p].known.insert(scan, stamp.ctime_ns);
+            }
+        }
+        self.deliver(p);
+        self.after(2 * S, Ev::Inbox(p));
         self.queue_order(p, 0, None);
         for _ in 0..3 {
             self.spawn_worker(p);
@@ -169,8 +215,12 @@ impl World {
         };
         let now = Time(EPOCH_MS * 1000 + self.now);
         let mut out = Vec::new();
+        self.note_wish(p, &event);
+        let pilot = &mut self.pilots[p];
         pilot.core.step(now, event, &mut out);
         pilot.core.check_invariants();
+        self.check_orders(p, &out);
+        let pilot = &mut self.pilots[p];
         pilot.held.append(&mut out);
         self.perform(p);
         let next = self.pilots[p].core.next_deadline().map_or(u64::MAX, |t| t.0.saturating_sub(EPOCH_MS * 1000));
@@ -233,15 +283,7 @@ impl World {
             }
             Action::Forget { .. } | Action::Alarm { .. } => {}
             action => {
-                let key = match &action {
-                    Action::Claim { key, .. }
-                    | Action::Publish { key, .. }
-                    | Action::Quarantine { key, .. }
-                    | Action::SavePlan { key, .. }
-                    | Action::Release { key, .. } => key.as_str(),
-                    _ => "",
-                };
-                let lane = crc32fast::hash(key.as_bytes()) as usize % 4;
+                let lane = crc32fast::hash(key_of(&action).as_bytes()) as usize % 4;
                 self.queue_order(p, lane, Some(action));
             }
         }
@@ -273,6 +315,7 @@ impl World {
         }
         let Some(order) = pilot.lanes[lane].pop_front() else { return };
         pilot.lane_busy[lane] = true;
+        pilot.lane_key[lane] = order.as_ref().map_or("", key_of).to_owned();
         let (disk, proc) = (pilot.disk.clone(), pilot.proc);
         let phase = phase_of(&order);
         self.spawn(proc, Purpose::Order(p, lane), phase, move || obey(&disk, order));
@@ -308,8 +351,15 @@ impl World {
     }
 }
 
-pub fn key_of(scan: &Scan) -> String {
-    job_key(&scan.stream, &scan.name, scan.version(), "test", "{}", "")
+fn key_of(action: &Action) -> &str {
+    match action {
+        Action::Claim { key, .. }
+        | Action::Publish { key, .. }
+        | Action::Quarantine { key, .. }
+        | Action::SavePlan { key, .. }
+        | Action::Release { key, .. } => key,
+        _ => "",
+    }
 }
 
 /// Broken on purpose: every earlier owner counts as a death.

@@ -31,12 +31,9 @@ impl World {
     }
 
     pub fn die(&mut self, proc: usize) {
-        if !std::mem::replace(&mut self.procs[proc].alive, false) {
+        if !self.end_process(proc) {
             return;
         }
-        self.procs[proc].parked.clear();
-        self.clocks.dead.lock().unwrap_or_else(PoisonError::into_inner).insert(proc as u32);
-        self.fibres.retain(|_, slot| slot.proc != proc);
         if let Some(p) = self.pilots.iter().position(|p| p.proc == proc) {
             // Its executors follow, soon or, when nobody notices, late; until then they go on writing.
             for w in self.pilots[p].workers.clone() {
@@ -47,6 +44,37 @@ impl World {
         } else if let Some(w) = self.workers.iter().position(|w| w.proc == proc) {
             let delay = self.rng.random_range(S..60 * S);
             self.after(delay, Ev::Lost(w));
+        }
+    }
+
+    /// It runs no more; false when it did not.
+    pub fn end_process(&mut self, proc: usize) -> bool {
+        if !std::mem::replace(&mut self.procs[proc].alive, false) {
+            return false;
+        }
+        self.procs[proc].parked.clear();
+        self.clocks.dead.lock().unwrap_or_else(PoisonError::into_inner).insert(proc as u32);
+        self.fibres.retain(|_, slot| slot.proc != proc);
+        true
+    }
+
+    /// A pilot stands still before a call, until others have taken this key from it, and wakes beside them.
+    pub fn doze(&mut self, p: usize, key: String) {
+        let proc = self.pilots[p].proc;
+        if self.procs[proc].alive && !self.procs[proc].paused {
+            self.procs[proc].paused = true;
+            self.dozing.insert(proc, (self.pilots[p].id.clone(), key));
+            self.after(150 * S, Ev::Wake(proc));
+        }
+    }
+
+    /// A key was taken: whoever sleeps over it wakes in a moment.
+    pub fn rouse(&mut self, key: &str) {
+        let found = self.dozing.iter().find(|(_, (_, of))| of == key).map(|(proc, _)| *proc);
+        if let Some(proc) = found {
+            self.dozing.remove(&proc);
+            let delay = self.rng.random_range(0..60_000);
+            self.after(delay, Ev::Wake(proc));
         }
     }
 
@@ -75,10 +103,11 @@ impl World {
         self.schedule.errors = (0.0, 0.0);
         self.schedule.pending.clear();
         for proc in 0..self.procs.len() {
-            if self.procs[proc].paused {
+            if self.procs[proc].paused && !self.dozing.contains_key(&proc) {
                 self.wake(proc);
             }
         }
+        self.resume_all();
         self.start_pilot();
         self.after(S, Ev::Look);
     }
@@ -95,7 +124,12 @@ impl World {
 
     pub fn resume(&mut self, id: usize, answer: Resume) {
         let Some(mut slot) = self.fibres.remove(&id) else { return };
-        match slot.fibre.resume(answer) {
+        let purpose = slot.purpose;
+        let result = slot.fibre.resume(answer);
+        if let Purpose::Inbox(p) = purpose {
+            self.deliver(p);
+        }
+        match result {
             Ok(out) => self.ended(slot.purpose, out),
             Err(Ask::Sleep(us)) => {
                 self.fibres.insert(id, slot);
@@ -118,6 +152,13 @@ impl World {
                 } else if roll < fails + lies {
                     answer = Resume::Ambiguous(EIO);
                     self.schedule.cover("ambiguous error", phase);
+                }
+                if let Purpose::Order(p, lane) = purpose
+                    && self.schedule.dozes(phase, what)
+                    && !self.healed
+                {
+                    self.schedule.cover("pause between look and rename", phase);
+                    self.doze(p, self.pilots[p].lane_key[lane].clone());
                 }
                 for hit in self.schedule.triggered(phase) {
                     match hit {
@@ -149,6 +190,8 @@ impl World {
             (Purpose::Beat(p, last), Out::Done(ok)) => self.beaten(p, last, ok),
             (Purpose::Journal(p, seq), Out::Done(ok)) => self.journalled(p, seq, ok),
             (Purpose::HandOver(p), _) => self.flushed(p),
+            (Purpose::Inbox(p), _) => self.pilots[p].looking = false,
+            (Purpose::Wish(n, proc), _) => self.asked(n, proc),
             (Purpose::Task(w, attempt), Out::Task(result)) => self.task_ended(w, attempt, result),
             _ => {}
         }

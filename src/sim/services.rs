@@ -2,11 +2,11 @@
 
 use super::faults::Phase;
 use super::fibre::{Ask, EPOCH_MS, ask};
-use super::pilot::key_of;
 use super::world::{Ev, Out, Purpose, S, World};
 use crate::arrivals::scan::Scan;
 use crate::coordinator::disk::Disk;
 use crate::coordinator::event::*;
+use crate::coordinator::job::scan_key;
 use crate::store::claims::{self, Heartbeat};
 use crate::store::host::Process;
 use crate::store::journal::{Group, Writer};
@@ -89,6 +89,8 @@ impl World {
             pid_start: 1,
         });
         let writers = writers.collect();
+        let listed: Vec<(usize, usize)> = pilot.workers.iter().map(|w| (*w, self.workers[*w].proc)).collect();
+        pilot.listing = listed;
         let (disk, beat, proc, ends_ms) = (pilot.disk.clone(), pilot.beats, pilot.proc, pilot.ends_ms);
         let observe = beat % 5 == 0;
         self.spawn(proc, Purpose::Beat(p, ended), Phase::Beating, move || {
@@ -107,8 +109,13 @@ impl World {
         });
     }
 
-    pub fn beaten(&mut self, p: usize, last: bool, _ok: bool) {
+    pub fn beaten(&mut self, p: usize, last: bool, ok: bool) {
         self.pilots[p].beating = false;
+        for (w, proc) in std::mem::take(&mut self.pilots[p].listing) {
+            if ok {
+                self.workers[w].listed = Some(proc);
+            }
+        }
         if last {
             self.die(self.pilots[p].proc);
         }
@@ -130,8 +137,8 @@ impl World {
         }
         let found = self.scan_now(scan);
         let check = if self.scans[scan].probe { Check::Probe } else { Check::None };
-        let key = key_of(&found);
-        self.keys.insert(key, self.state_of(scan));
+        let base = scan_key(&found.stream, &found.name, found.version());
+        self.seen.insert(base, self.state_of(scan));
         self.step(p, Event::Arrived { scan: found, check });
     }
 
@@ -142,9 +149,9 @@ impl World {
         stamp.path = at.name.clone().into();
         let last_byte_ms = EPOCH_MS + at.written / 1000;
         Scan {
-            stream: "s".into(),
+            stream: at.stream.into(),
             name: at.name.clone(),
-            root: "/watch".into(),
+            root: format!("/watch/{}", at.stream).into(),
             members: vec![stamp],
             roles: BTreeMap::new(),
             last_byte_ms,

@@ -36,11 +36,20 @@ struct Inode {
     names: Option<BTreeMap<String, u32>>,
     bytes: Vec<u8>,
     /// Who wrote what is not synced, and what was durable before.
-    dirty: Option<(u32, Vec<u8>)>,
+    dirty: Option<(u32, Durable)>,
     changed: i64,
     /// Part of a published bundle.
     frozen: bool,
     input: bool,
+}
+
+/// What of a file is durable while the rest is not.
+#[derive(Debug)]
+enum Durable {
+    /// Its first bytes, as they still are: a log grows at its end.
+    First(usize),
+    /// Other bytes than it has now.
+    Other(Vec<u8>),
 }
 
 /// What invariants outside the tree want to know.
@@ -50,6 +59,8 @@ pub enum News {
     Quarantined(String),
     /// A temporary of that process was taken away.
     Swept(Option<u32>),
+    /// A person took it out of quarantine.
+    Released(String),
     /// A claim above the first generation.
     Claimed {
         key: String,
@@ -74,6 +85,8 @@ pub struct Tree {
     pub news: Vec<News>,
     /// Bundles by key.
     pub published: BTreeMap<String, u32>,
+    /// Answers to requests, by file.
+    answers: BTreeMap<String, String>,
     /// By pilot: when it beat last, and its longest stillness.
     beats: BTreeMap<String, (u64, u64)>,
 }
@@ -101,6 +114,7 @@ impl Default for Tree {
             broken: None,
             news: Vec::new(),
             published: BTreeMap::new(),
+            answers: BTreeMap::new(),
             beats: BTreeMap::new(),
         }
     }
@@ -155,6 +169,12 @@ impl Tree {
         let input = target.is_some_and(|t| self.inodes[&t].input);
         if input && !who.beamline {
             self.blame(|| format!("{}: an input was moved or removed", path.display()));
+        }
+        if target.is_some() && path.starts_with("/state/requests") {
+            let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+            if !name.starts_with('.') && !name.ends_with(".outcome.json") {
+                self.blame(|| format!("{}: a request was changed", path.display()));
+            }
         }
         if self.inodes[&folder].frozen || target.is_some_and(|t| self.inodes[&t].frozen) {
             self.blame(|| format!("{}: a published bundle was changed", path.display()));
@@ -222,9 +242,16 @@ impl Tree {
         let now = self.clock;
         let inode = self.node(id);
         let (frozen, input) = (inode.frozen, inode.input);
-        if inode.dirty.is_none() {
-            // Whole copies only for small files; a log's durable part is its beginning.
-            inode.dirty = Some((who.node, inode.bytes.clone()));
+        match &mut inode.dirty {
+            None if offset >= inode.bytes.len() => inode.dirty = Some((who.node, Durable::First(inode.bytes.len()))),
+            None => inode.dirty = Some((who.node, Durable::Other(inode.bytes.clone()))),
+            Some((_, durable)) => {
+                if let Durable::First(n) = *durable
+                    && offset < n
+                {
+                    *durable = Durable::Other(inode.bytes[..n].to_vec());
+                }
+            }
         }
         inode.bytes.resize(offset, 0);
         inode.bytes.extend_from_slice(bytes);
@@ -250,6 +277,7 @@ impl Tree {
         }
         self.may_change(who, folder, to, None);
         self.names(folder).insert(name.to_owned(), id);
+        self.answered(id, to);
         if let Some((key, generation)) = name.rsplit_once('.').filter(|_| to.starts_with("/state/claims"))
             && let Ok(generation) = generation.parse()
             && generation > 1
@@ -257,6 +285,19 @@ impl Tree {
             self.news.push(News::Claimed { key: key.to_owned(), generation });
         }
         Ok(())
+    }
+
+    /// A request got an answer: the first one stays, unless it only said that the request was accepted.
+    fn answered(&mut self, id: u32, path: &Path) {
+        if !(path.starts_with("/state/requests") && path.to_string_lossy().ends_with(".outcome.json")) {
+            return;
+        }
+        let outcome = serde_json::from_slice::<crate::store::requests::Outcome>(&self.inodes[&id].bytes);
+        let Ok(outcome) = outcome else { return self.blame(|| format!("{}: is no outcome", path.display())) };
+        let before = self.answers.insert(path.display().to_string(), outcome.outcome.clone());
+        if let Some(before) = before.filter(|b| b != crate::store::requests::ACCEPTED && *b != outcome.outcome) {
+            self.blame(|| format!("{}: {before} became {}", path.display(), outcome.outcome));
+        }
     }
 
     pub fn rename(&mut self, who: Client, from: &Path, to: &Path) -> io::Result<()> {
@@ -278,16 +319,20 @@ impl Tree {
         if name.starts_with(".swept-") {
             self.news.push(News::Swept(crate::store::temporary::writer(old_name).map(|p| p.pid)));
         }
+        self.answered(id, to);
         if is_dir && to.starts_with("/out") && !name.starts_with('.') {
             self.freeze(id, to);
         } else if let Some(key) = name.strip_suffix(".json").filter(|_| to.starts_with("/state/quarantine")) {
-            self.news.push(News::Quarantined(key.to_owned()));
+            self.news.push(match key.strip_prefix(".released-") {
+                Some(key) => News::Released(key.to_owned()),
+                None => News::Quarantined(key.to_owned()),
+            });
         } else if let Some(pilot) = name.strip_suffix(".json").filter(|_| to.starts_with("/state/pilots")) {
             let now = self.now;
             let (last, longest) = self.beats.entry(pilot.to_owned()).or_insert((now, 0));
             *longest = (*longest).max(now - *last);
             *last = now;
-        } else if !is_dir && let Some(folder) = from.strip_prefix("/out/s").ok().and_then(|p| p.iter().next()) {
+        } else if !is_dir && let Some(folder) = from.strip_prefix("/out").ok().and_then(|p| p.iter().nth(1)) {
             let claim = folder.to_str().and_then(|f| f.strip_prefix(".fenced-")).and_then(|f| f.rsplit_once('.'));
             if let Some((key, generation)) = claim.and_then(|(k, g)| Some((k, g.parse().ok()?))) {
                 self.news.push(News::Adopted { key: key.to_owned(), generation });
@@ -401,7 +446,11 @@ impl Tree {
         let mut lost = None;
         for (id, inode) in &mut self.inodes {
             if inode.dirty.as_ref().is_some_and(|d| d.0 == node) {
-                inode.bytes = inode.dirty.take().map(|d| d.1).unwrap_or_default();
+                match inode.dirty.take() {
+                    Some((_, Durable::First(n))) => inode.bytes.truncate(n),
+                    Some((_, Durable::Other(bytes))) => inode.bytes = bytes,
+                    None => {}
+                }
                 lost = inode.frozen.then_some(*id).or(lost);
             }
         }

@@ -3,6 +3,7 @@
 use super::executor::Errand;
 use super::faults::{Broken, Phase};
 use super::fibre::SimFs;
+use super::obedience::{EXECUTOR_DIES, PILOT_DIES};
 use super::tree::Client;
 use super::world::*;
 use crate::coordinator::event::*;
@@ -30,19 +31,36 @@ impl World {
             pilot: p,
             fs,
             contexts: BTreeMap::new(),
+            running: None,
+            listed: None,
             queue: VecDeque::new(),
             busy: false,
             silent: false,
             lost: false,
         });
         self.pilots[p].workers.push(w);
+        self.after(1000, Ev::Hello(w));
+    }
+
+    /// An executor may write only when the next pilot could prove it dead: it waits for its place in the heartbeat.
+    pub fn hello(&mut self, w: usize) {
+        let worker = &self.workers[w];
+        if worker.lost {
+            return;
+        }
+        if worker.listed != Some(worker.proc) {
+            return self.after(S / 5, Ev::Hello(w));
+        }
+        let (p, node) = (worker.pilot, self.procs[worker.proc].node);
         let joined = Event::WorkerJoined {
             worker: WorkerId(w as u32),
             host: format!("n{node}"),
             threads: 4,
             task_memory: 1 << 30,
         };
-        self.after(1000, Ev::ToCore(p, Box::new(joined)));
+        if !self.workers[w].silent {
+            self.after(1000, Ev::ToCore(p, Box::new(joined)));
+        }
     }
 
     pub fn lost(&mut self, w: usize) {
@@ -77,6 +95,7 @@ impl World {
         let Some((attempt, job, task)) = worker.queue.pop_front() else { return };
         let Some(context) = worker.contexts.get(&job).cloned() else { return };
         worker.busy = true;
+        worker.running = Some((attempt, context.key.clone(), context.staging.clone()));
         let phase = Phase::of_task(task.kind);
         let name = format!("{}p{}", attempt.0, worker.pilot);
         let errand = Errand { fs: worker.fs.clone(), context, task, attempt: name, compute_us, unsynced };
@@ -87,6 +106,15 @@ impl World {
     pub fn task_ended(&mut self, w: usize, attempt: AttemptNo, result: Result<TaskOutput, Fault>) {
         let p = self.workers[w].pilot;
         self.workers[w].busy = false;
+        if let Some((_, key, staging)) = self.workers[w].running.take()
+            && let Err(Fault::Task(why)) = &result
+        {
+            match why.as_str() {
+                EXECUTOR_DIES => return self.executor_died(w, attempt, &staging.display().to_string(), &key),
+                PILOT_DIES => return self.pilot_died(w, &key),
+                _ => {}
+            }
+        }
         let delay = if !self.healed && self.rng.random_bool(self.schedule.late) {
             self.schedule.cover("late message", Phase::Idle);
             self.rng.random_range(S..20 * S)

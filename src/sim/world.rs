@@ -6,10 +6,13 @@
 use super::executor;
 use super::faults::{Blow, Broken, Phase, Schedule};
 use super::fibre::*;
+use super::people::{self, CAMPAIGNS, Wanted, Wish};
 use super::pilot::Pilot;
 use super::tree::{Client, Tree};
+use crate::campaign::Campaign;
 use crate::coordinator::event::*;
 use crate::store::Fs;
+use crate::store::requests::Request;
 use crate::technique::plan::{Fault, JobContext, TaskOutput, TaskSpec};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -39,6 +42,16 @@ pub enum Ev {
     Lost(usize),
     Respawn(usize),
     Flushed(usize),
+    /// An executor says hello as soon as the heartbeat lists it.
+    Hello(usize),
+    /// A pilot looks into its inbox.
+    Inbox(usize),
+    /// Arrivals of a pilot are told to report a scan again.
+    Again(usize, usize),
+    /// A person asks for something.
+    Wish(Box<Request>),
+    /// A person edits the campaign.
+    Edit,
     /// The beamline writes.
     Write(usize, u32, &'static str),
     Blow(Blow),
@@ -67,6 +80,10 @@ pub struct Worker {
     pub pilot: usize,
     pub fs: SimFs,
     pub contexts: BTreeMap<JobNo, JobContext>,
+    /// What it is busy with: the try, the job's key and staging.
+    pub running: Option<(AttemptNo, String, PathBuf)>,
+    /// The process of it that the heartbeat lists.
+    pub listed: Option<usize>,
     pub queue: VecDeque<(AttemptNo, JobNo, TaskSpec)>,
     pub busy: bool,
     /// Nothing it says arrives any more.
@@ -75,11 +92,23 @@ pub struct Worker {
 }
 
 pub struct SimScan {
+    pub stream: &'static str,
     pub path: PathBuf,
     pub name: String,
     pub version: u32,
     pub written: u64,
     pub probe: bool,
+}
+
+impl SimScan {
+    /// The stream of the n-th scan: two in three are the first one's.
+    pub fn stream(n: usize) -> &'static str {
+        if n % 3 == 2 { "t" } else { "s" }
+    }
+
+    pub fn name(n: usize) -> String {
+        format!("{}{n:02}.h5", Self::stream(n))
+    }
 }
 
 /// What a fibre is for.
@@ -90,6 +119,9 @@ pub enum Purpose {
     Journal(usize, u64),
     Task(usize, AttemptNo),
     HandOver(usize),
+    Inbox(usize),
+    /// A request, and the process that writes it.
+    Wish(usize, usize),
 }
 
 pub enum Out {
@@ -127,8 +159,20 @@ pub struct World {
     pub stalled_all: u64,
     pub healed: bool,
     pub draining: bool,
-    /// Whether the scan of a key was bad when it was seen, by key.
-    pub keys: BTreeMap<String, &'static str>,
+    /// What a scan was when it was seen, by the part of its key that names it and its version.
+    pub seen: BTreeMap<String, &'static str>,
+    pub wishes: Vec<Wish>,
+    pub wanted: Wanted,
+    /// The campaign's editions, and since when they count.
+    pub editions: Vec<(u64, &'static Campaign)>,
+    /// Executors that a scan ended, by pilot and staging; the most of one claim, by key; pilots that it ended, by key.
+    pub kills: BTreeMap<String, u32>,
+    pub killed: BTreeMap<String, u32>,
+    pub deaths: BTreeMap<String, u32>,
+    /// Pilots that sleep, by process, until others take this key from them.
+    pub dozing: BTreeMap<usize, (String, String)>,
+    /// What a core's orders contradict.
+    pub violation: Option<String>,
     pub trace: u64,
     pub events: u64,
     pub recent: VecDeque<String>,
@@ -161,7 +205,15 @@ impl World {
             stalled_all: 0,
             healed: false,
             draining: false,
-            keys: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            wishes: Vec::new(),
+            wanted: Wanted::default(),
+            editions: vec![(0, &CAMPAIGNS[0])],
+            kills: BTreeMap::new(),
+            killed: BTreeMap::new(),
+            deaths: BTreeMap::new(),
+            dozing: BTreeMap::new(),
+            violation: None,
             trace: 0,
             events: 0,
             recent: VecDeque::new(),
@@ -174,17 +226,23 @@ impl World {
 
     pub fn lay_out(&mut self) {
         let fs = SimFs::new(self.tree.clone(), BEAMLINE, "beamline");
-        fs.make_dirs("/watch".as_ref()).expect("an empty tree");
+        ["/watch/s", "/watch/t"].iter().for_each(|d| fs.make_dirs(d.as_ref()).expect("an empty tree"));
         let fs = SimFs::new(self.tree.clone(), Client { node: 1001, beamline: false }, "first");
         crate::store::Layout::open(&fs, "/state".as_ref()).expect("an empty tree");
-        fs.make_dirs("/out/s".as_ref()).expect("an empty tree");
+        ["/out/s", "/out/t"].iter().for_each(|d| fs.make_dirs(d.as_ref()).expect("an empty tree"));
+        self.want();
         for n in 0..self.schedule.scans {
-            let name = format!("s{n:02}.h5");
+            let (stream, name) = (SimScan::stream(n), SimScan::name(n));
             let probe = self.rng.random_bool(0.5);
-            let path = PathBuf::from("/watch").join(&name);
-            self.scans.push(SimScan { path, name, version: 0, written: 0, probe });
+            let path = PathBuf::from("/watch").join(stream).join(&name);
+            self.scans.push(SimScan { stream, path, name, version: 0, written: 0, probe });
             let at = self.rng.random_range(0..self.schedule.arrive_s * S);
-            let whole = if self.rng.random_bool(0.1) { "bad" } else { "good" };
+            let whole = match self.rng.random_bool(0.1) {
+                _ if self.schedule.killer == Some(n) => "killer",
+                _ if self.schedule.fatal == Some(n) => "fatal",
+                true => "bad",
+                false => "good",
+            };
             self.at(at, Ev::Write(n, 1, "partial"));
             let end = at + self.rng.random_range(S / 2..5 * S);
             self.at(end, Ev::Write(n, 2, whole));
@@ -194,6 +252,13 @@ impl World {
             self.at(at, Ev::Write(scan, version, "partial"));
             let end = at + self.rng.random_range(S / 10..3 * S);
             self.at(end, Ev::Write(scan, version + 1, "good"));
+        }
+        for (at, request) in people::draw(&mut self.rng, &self.schedule) {
+            self.at(at, Ev::Wish(Box::new(request)));
+        }
+        if self.rng.random_bool(0.3) {
+            let at = self.rng.random_range(5 * S..self.schedule.heal);
+            self.at(at, Ev::Edit);
         }
         for at in self.schedule.starts.clone() {
             self.at(at, Ev::Start);
@@ -286,6 +351,11 @@ impl World {
             Ev::Die(p) => (15, *p as u64, 0),
             Ev::Heal => (16, 0, 0),
             Ev::Look => (17, 0, 0),
+            Ev::Hello(w) => (18, *w as u64, 0),
+            Ev::Inbox(p) => (19, *p as u64, 0),
+            Ev::Again(p, s) => (20, *p as u64, *s as u64),
+            Ev::Wish(_) => (21, 0, 0),
+            Ev::Edit => (22, 0, 0),
         };
         for word in [self.now, kind, a, b] {
             self.trace = (self.trace ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23);
@@ -321,7 +391,8 @@ impl World {
                 Some(self.pilots[*p].proc)
             }
             Ev::Respawn(p) | Ev::Flushed(p) => Some(self.pilots[*p].proc),
-            Ev::ToWorker(w, _) => Some(self.workers[*w].proc),
+            Ev::Inbox(p) | Ev::Again(p, _) => Some(self.pilots[*p].proc),
+            Ev::ToWorker(w, _) | Ev::Hello(w) => Some(self.workers[*w].proc),
             Ev::Lost(w) => Some(self.pilots[self.workers[*w].pilot].proc),
             _ => None,
         }
@@ -346,6 +417,11 @@ impl World {
             Ev::Die(proc) => self.die(proc),
             Ev::Heal => self.heal(),
             Ev::Look => {}
+            Ev::Hello(w) => self.hello(w),
+            Ev::Inbox(p) => self.look_into_inbox(p),
+            Ev::Again(p, scan) => self.again(p, scan),
+            Ev::Wish(request) => self.ask_for(*request),
+            Ev::Edit => self.edit(),
         }
     }
 

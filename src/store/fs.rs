@@ -37,6 +37,10 @@ pub trait Fs: Send + Sync {
     fn copy_mode(&self, like: &Path, path: &Path) -> io::Result<()>;
     /// True when something is there; symbolic links are not followed.
     fn exists(&self, path: &Path) -> io::Result<bool>;
+    /// True for an ordinary file; symbolic links are not followed.
+    fn is_plain(&self, path: &Path) -> io::Result<bool> {
+        Ok(std::fs::symlink_metadata(path)?.is_file())
+    }
     /// Makes the folder's entries durable.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
     /// Bytes free to us on the filesystem of `path`, and its size.

@@ -239,7 +239,7 @@ pub fn submit_as(fs: &dyn Fs, layout: &Layout, id: &str, by: &str, request: &Req
 pub fn read(fs: &dyn Fs, layout: &Layout, id: &str) -> io::Result<Result<Envelope, String>> {
     let path = file(layout, id);
     // A link could name any file of the account that runs the pilot, and a pipe would hold it up for ever.
-    if !std::fs::symlink_metadata(&path)?.is_file() {
+    if !fs.is_plain(&path)? {
         return Ok(Err("it is no ordinary file".to_owned()));
     }
     let bytes = match fs.read(&path, MAX_BYTES) {

@@ -102,7 +102,7 @@ fn apply(inbox: &mut Inbox, edited: &Campaign, since_ms: u64) {
 }
 
 /// What a running pilot can follow of an edition; in words what of it does not fit.
-pub(super) fn follow(inbox: &mut Inbox, edited: &Campaign, since_ms: u64) -> Vec<String> {
+pub(crate) fn follow(inbox: &mut Inbox, edited: &Campaign, since_ms: u64) -> Vec<String> {
     let mut alarms = Vec::new();
     take_recipes(&mut inbox.campaign, edited);
     for new in &edited.streams {

@@ -17,7 +17,7 @@ use crate::coordinator::driver::Mailbox;
 use crate::coordinator::event::Event;
 use crate::coordinator::job::recipe_digits;
 use crate::store::claims;
-use crate::store::records::{self, Published, Quarantined, now_ms};
+use crate::store::records::{self, Published, Quarantined};
 use crate::store::requests::{self, ACCEPTED, DONE, Fold, Outcome, REFUSED, Request};
 use crate::technique;
 use crossbeam::channel::{RecvTimeoutError, Sender, bounded};
@@ -25,7 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Between two looks: a person waits for the answer, and a look is one listing.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -48,7 +48,7 @@ impl Open {
 }
 
 /// See the module.
-pub(super) struct Inbox {
+pub(crate) struct Inbox {
     pub(super) disk: Arc<Disk>,
     pub(super) campaign: Campaign,
     pub(super) mailbox: Mailbox,
@@ -65,8 +65,8 @@ pub(super) struct Inbox {
     /// Editions to take in, each after the requests that are older.
     editions: Editions,
     trouble: bool,
-    /// When it is looked again for what came to its end.
-    close_at: Option<Instant>,
+    /// When it is looked again for what came to its end, by [`crate::store::Host::mono`].
+    close_at: Option<Duration>,
 }
 
 /// Ends the thread.
@@ -84,7 +84,7 @@ impl InboxHandle {
 }
 
 impl Inbox {
-    pub(super) fn new(
+    pub(crate) fn new(
         disk: Arc<Disk>,
         (campaign, editions): (Campaign, Editions),
         mailbox: Mailbox,
@@ -135,13 +135,14 @@ impl Inbox {
     }
 
     /// One look. `first`: what was known and done before this pilot started needs no more.
-    pub(super) fn look(&mut self, first: bool) {
-        let due = self.close_at.is_none_or(|at| Instant::now() >= at);
-        let began = Instant::now();
+    pub(crate) fn look(&mut self, first: bool) {
+        let due = self.close_at.is_none_or(|at| self.disk.host.mono() >= at);
+        let began = self.disk.host.mono();
         let result = self.take_new(first).and_then(|()| if due { self.close() } else { Ok(()) });
         if due {
             // Folders of very many records are not listed more often than a twentieth of the time.
-            self.close_at = Some(Instant::now() + began.elapsed() * 20);
+            let now = self.disk.host.mono();
+            self.close_at = Some(now + now.saturating_sub(began) * 20);
         }
         match result {
             Ok(()) => self.trouble = false,
@@ -241,7 +242,7 @@ impl Inbox {
             Request::Skip { .. } => reply = Some((DONE, "left out until it is released or reprocessed".to_owned())),
             Request::Reprocess { recipe, scan: None, .. } => match self.recipe(&stream, recipe) {
                 Ok(recipe) => {
-                    let since_ms = requests::id_ms(id).unwrap_or_else(now_ms);
+                    let since_ms = requests::id_ms(id).unwrap_or_else(|| self.disk.host.wall_ms());
                     let salt = String::new();
                     self.mailbox.post(Event::Recipe { stream, name: None, recipe, salt, since_ms });
                     reply = Some((DONE, "counts for every scan from now on".to_owned()));
@@ -398,7 +399,8 @@ impl Inbox {
     /// Writes an outcome, unless another pilot did; journals what we wrote.
     fn answer(&self, id: &str, line: &str, outcome: &str, text: &str) -> io::Result<()> {
         let pilot = self.disk.me.pilot.clone();
-        let said = Outcome { outcome: outcome.to_owned(), text: text.to_owned(), at_ms: now_ms(), pilot };
+        let said =
+            Outcome { outcome: outcome.to_owned(), text: text.to_owned(), at_ms: self.disk.host.wall_ms(), pilot };
         if requests::answer(&*self.disk.fs, &self.disk.layout, id, &said)? {
             tracing::info!(request = id, "{line}: {outcome}: {text}");
             let (id, request, outcome) = (id.to_owned(), line.to_owned(), format!("{outcome}: {text}"));
