@@ -292,7 +292,7 @@ impl Fs for SimFs {
         Ok(Box::new(self.create(path, false)?))
     }
     fn unique(&self) -> String {
-        // Pilots are called `p<process>`; what others leave aside has no writer that could be looked for.
+        // Pilots and people are called `p<process>`; what others leave aside has no writer that could be looked for.
         let pid = self.name.strip_prefix('p').and_then(|n| n.parse().ok()).unwrap_or(u32::MAX);
         let process = Process { host: format!("n{}", self.who.node), boot: "boot".into(), pid, pid_start: 1 };
         crate::store::temporary::tag(&process, self.asides.fetch_add(1, Ordering::Relaxed))

@@ -125,7 +125,7 @@ impl World {
         }
         self.wishes.push(Wish { id: id.clone(), request: request.clone(), there: false });
         let proc = self.spawn_proc(1002);
-        let fs = SimFs::new(self.tree.clone(), Client { node: 1002, beamline: false }, &format!("login{n}"));
+        let fs = SimFs::new(self.tree.clone(), Client { node: 1002, beamline: false }, &format!("p{proc}"));
         let layout = Layout { state: "/state".into() };
         self.spawn(proc, Purpose::Wish(n, proc), Phase::Asking, move || {
             while requests::submit_as(&fs, &layout, &id, "visitor", &request).is_err() {
