@@ -103,11 +103,11 @@ fn a_seed_replays_exactly() {
 /// The first seed that noticed each promise broken on purpose; `docs/simulator.md` has the same table.
 const CAUGHT: [(Broken, u64); 6] = [
     (Broken::PublishBeforeSync, 1),
-    (Broken::TakeoverWithoutFencing, 19),
-    (Broken::LeaseByRemoteClock, 3),
+    (Broken::TakeoverWithoutFencing, 102),
+    (Broken::LeaseByRemoteClock, 1),
     (Broken::RetryCountedOnPilotEnd, 2),
-    (Broken::AdoptPartsOfLiveWriter, 11),
-    (Broken::LinkReplaces, 21),
+    (Broken::AdoptPartsOfLiveWriter, 6),
+    (Broken::LinkReplaces, 23),
 ];
 
 /// For the table in `docs/simulator.md`: the first seeds that notice each promise broken on purpose.
