@@ -43,21 +43,6 @@ fn a_dead_owner_and_a_released_claim_are_taken_over() {
 }
 
 #[test]
-fn a_release_from_quarantine_forgives_the_deaths() {
-    let (dir, layout) = bench();
-    let deaths = |who: &Identity| match try_claim(&RealFs, &RealHost, &layout, who, "k", &Mutex::default()) {
-        Ok(Tried::Won(won)) => won.deaths,
-        other => panic!("{other:?}"),
-    };
-    assert_eq!([deaths(&dead("a")), deaths(&dead("b")), deaths(&dead("c"))], [0, 1, 2]);
-    assert_eq!(deaths(&alive("d")), 3);
-    release(&RealFs, &layout, dir.path(), "k", 4).unwrap();
-    assert_eq!(deaths(&alive("d")), 3, "given back, not judged");
-    release_judged(&RealFs, &layout, dir.path(), "k", 5).unwrap();
-    assert_eq!(deaths(&alive("d")), 0);
-}
-
-#[test]
 fn a_claim_whose_answer_was_lost_is_taken_again_and_nothing_of_it_adopted() {
     let (_dir, layout) = bench();
     let me = alive("a");
