@@ -1,4 +1,5 @@
-// Stripe removal by Vo's combination, all steps but the running medians (median.cu). Twin:
+// Stripe removal by Vo's combination, all steps but the running medians (median.cu) and the
+// sorting (rank.cu). Twin:
 // src/technique/tomography/stripe.rs, which names the paper and its algorithms.
 //
 // Layout: sinograms [row, angle, column]; columns [row, column, angle] (or rank); lists per column [row, column]. Precision:
@@ -182,43 +183,6 @@ KERNEL void fill_columns(float* values, const int* __restrict__ left, const int*
     const float* low = values + static_cast<unsigned long long>(line - static_cast<unsigned>(u - l)) * angles;
     const float* high = values + static_cast<unsigned long long>(line + static_cast<unsigned>(r - u)) * angles;
     for (unsigned a = threadIdx.x; a < angles; a += blockDim.x) out[a] = low[a] + part * (high[a] - low[a]);
-}
-
-// Sorts every column [row, column, angle] along the angle: values in ascending order, and the angle each came from; ties keep
-// their order. Block (line); dynamic shared memory: the next power of two of `angles` keys of eight bytes.
-KERNEL void rank_columns(const float* __restrict__ values, float* __restrict__ ranked, unsigned* __restrict__ origin, unsigned angles) {
-    DYNAMIC_SHARED(unsigned long long, keys);
-    const unsigned long long at = static_cast<unsigned long long>(blockIdx.x) * angles;
-    unsigned padded = 1;
-    while (padded < angles) padded *= 2;
-    for (unsigned i = threadIdx.x; i < padded; i += blockDim.x) {
-        unsigned long long key = ~0ull;
-        if (i < angles) {
-            // The signed key with its sign turned orders as an unsigned number.
-            const unsigned ordered = static_cast<unsigned>(key_of(values[at + i])) ^ 0x80000000u;
-            key = static_cast<unsigned long long>(ordered) << 32 | i;
-        }
-        keys[i] = key;
-    }
-    for (unsigned size = 2; size <= padded; size *= 2) {
-        for (unsigned stride = size / 2; stride > 0; stride /= 2) {
-            __syncthreads();
-            for (unsigned i = threadIdx.x; i < padded / 2; i += blockDim.x) {
-                const unsigned a = 2 * i - (i & (stride - 1)), b = a + stride;
-                const unsigned long long ka = keys[a], kb = keys[b];
-                if (((a & size) == 0) == (ka > kb)) {
-                    keys[a] = kb;
-                    keys[b] = ka;
-                }
-            }
-        }
-    }
-    __syncthreads();
-    for (unsigned i = threadIdx.x; i < angles; i += blockDim.x) {
-        const unsigned long long key = keys[i];
-        ranked[at + i] = key_value(static_cast<int>(static_cast<unsigned>(key >> 32) ^ 0x80000000u));
-        origin[at + i] = static_cast<unsigned>(key);
-    }
 }
 
 // Algorithm 5, first half: the ratio of a column's mean to that of its smoothed self over the kept ranks. Block (line).

@@ -24,7 +24,10 @@ fn every_kernel_compiles_for_ampere_and_hopper() {
         return;
     }
     let mut programs: Vec<Program> =
-        [File::Normalise, File::Zinger, File::Stripe, File::Half, File::Selftest].map(Program::of).into();
+        [File::Normalise, File::Zinger, File::Stripe, File::Half, File::Selftest, File::Wavelet, File::Titarenko]
+            .map(Program::of)
+            .into();
+    programs.extend([8, 64].map(|keys| Program::of(File::Rank).with("KEYS", keys)));
     programs.extend([61, 127].map(|window| Program::of(File::Median).with("WINDOW", window)));
     for file in [File::Gridding, File::Backproject] {
         programs.extend([1, 8].map(|pairs| Program::of(file).with("PAIRS", pairs)));

@@ -146,7 +146,7 @@ impl Driver {
         let mut heard: BTreeMap<WorkerId, Instant> = BTreeMap::new();
         let mut given_up: BTreeMap<WorkerId, bool> = BTreeMap::new();
         let mut shown = Instant::now();
-        // Workers that said hello and are not in the heartbeat on disk yet.
+        // Workers that said hello and are not in the heartbeat on disk yet, and what must follow that.
         let mut joining: VecDeque<(u64, Event)> = VecDeque::new();
         let mut finished = false;
         loop {
@@ -231,7 +231,8 @@ impl Driver {
                 // it dead if it is.
                 at_once(Event::ExecutorDied { worker, reason, running, waiting, culprit: culprit.map(AttemptNo) })
             }
-            FromWorker::Unfit { reason } => at_once(Event::WorkerUnfit { worker, reason }),
+            // Behind its hello, which waits for the heartbeat: the core knows nothing of the worker before.
+            FromWorker::Unfit { reason } => Some((1, Event::WorkerUnfit { worker, reason })),
             FromWorker::Bye => {
                 heard.remove(&worker);
                 self.writers.reaped(worker);

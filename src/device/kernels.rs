@@ -16,6 +16,12 @@ pub enum File {
     Stripe,
     /// Running medians; wants `WINDOW`.
     Median,
+    /// Columns sorted; wants `KEYS`.
+    Rank,
+    /// Stripes by wavelets.
+    Wavelet,
+    /// Stripes by Titarenko's formula.
+    Titarenko,
     /// Gridding; wants `PAIRS`.
     Gridding,
     /// Direct back-projection; wants `PAIRS`.
@@ -30,11 +36,14 @@ const COMMON: &str = include_str!("../../kernels/common.h");
 
 impl File {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::Normalise,
         Self::Zinger,
         Self::Stripe,
         Self::Median,
+        Self::Rank,
+        Self::Wavelet,
+        Self::Titarenko,
         Self::Gridding,
         Self::Backproject,
         Self::Half,
@@ -49,6 +58,9 @@ impl File {
             Self::Zinger => "zinger",
             Self::Stripe => "stripe",
             Self::Median => "median",
+            Self::Rank => "rank",
+            Self::Wavelet => "wavelet",
+            Self::Titarenko => "titarenko",
             Self::Gridding => "gridding",
             Self::Backproject => "backproject",
             Self::Half => "half",
@@ -62,6 +74,9 @@ impl File {
             Self::Zinger => include_str!("../../kernels/zinger.cu"),
             Self::Stripe => include_str!("../../kernels/stripe.cu"),
             Self::Median => include_str!("../../kernels/median.cu"),
+            Self::Rank => include_str!("../../kernels/rank.cu"),
+            Self::Wavelet => include_str!("../../kernels/wavelet.cu"),
+            Self::Titarenko => include_str!("../../kernels/titarenko.cu"),
             Self::Gridding => include_str!("../../kernels/gridding.cu"),
             Self::Backproject => include_str!("../../kernels/backproject.cu"),
             Self::Half => include_str!("../../kernels/half.cu"),

@@ -55,7 +55,7 @@ pub fn remove_slab(mut sinograms: ArrayViewMut3<'_, f32>, options: &Titarenko) -
 }
 
 /// Eliminated diagonals of `DᵀD + αI`, inverted: all that the matrix contributes to a solution.
-fn factors(columns: usize, alpha: f64) -> Vec<f64> {
+pub(super) fn factors(columns: usize, alpha: f64) -> Vec<f64> {
     let mut inverted = 0.0;
     (0..columns)
         .map(|u| {

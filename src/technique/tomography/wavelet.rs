@@ -86,7 +86,7 @@ pub fn remove_slab(mut sinograms: ArrayViewMut3<'_, f32>, options: &Wavelet) -> 
 }
 
 /// Values of a band made from `n`.
-fn halved(n: usize) -> usize {
+pub(super) fn halved(n: usize) -> usize {
     (n + TAPS - 1) / 2
 }
 
@@ -193,10 +193,13 @@ impl Plan {
     }
 }
 
+/// Fourier terms of a band of `n` rows that are more than nothing: `exp(−k²/2σ²) < 2e-7` from `k = 5.56 σ` on.
+pub(super) fn term_count(n: usize, sigma: f64) -> usize {
+    ((5.56 * sigma).ceil() as usize).min(n / 2) + 1
+}
+
 /// Weights and tables of the Fourier terms of a band of `n` rows.
 fn terms(n: usize, sigma: f64) -> Vec<(f32, Vec<(f32, f32)>)> {
-    // exp(−k²/2σ²) < 2e-7 from k = 5.56 σ on.
-    let most = ((5.56 * sigma).ceil() as usize).min(n / 2);
     let term = |k: usize| {
         // A pair of frequencies ±k but for the mean and, in bands of even length, the last.
         let both = if k == 0 || 2 * k == n { 1.0 } else { 2.0 };
@@ -207,7 +210,7 @@ fn terms(n: usize, sigma: f64) -> Vec<(f32, Vec<(f32, f32)>)> {
         };
         (weight as f32, (0..n).map(turn).collect())
     };
-    (0..=most).map(term).collect()
+    (0..term_count(n, sigma)).map(term).collect()
 }
 
 #[inline(always)]

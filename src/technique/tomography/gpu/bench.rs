@@ -95,7 +95,7 @@ fn setup(angles: &[f64], columns: usize, algorithm: Algorithm, rows: usize) -> R
         before: 1,
         rows,
         zinger: Some(Zinger { width: 3, threshold: 0.2 }),
-        stripe: Some(fitted(Stripe::default(), columns)),
+        stripe: Some(Stripes::Vo(fitted(Stripe::default(), columns))),
         logarithm: true,
         floor: 1e-6,
         radius2: (columns as f64 / 2.0).powi(2),
@@ -111,7 +111,10 @@ fn half_turn(angles: usize) -> Vec<f64> {
 
 /// Kernels in the order in which a chunk of this setup runs them, medians with their windows.
 fn order(setup: &Setup) -> Vec<(&'static str, usize)> {
-    let stripe = setup.stripe.unwrap_or_default();
+    let stripe = match setup.stripe {
+        Some(Stripes::Vo(options)) => options,
+        _ => Stripe::default(),
+    };
     let mut all = vec![("transmission", 0), ("repair", 0), ("zinger", 0), ("minus_log", 0)];
     all.extend([("transpose", 0), ("roughness", 0), ("dead_columns", 0), ("fill_columns", 0), ("rank_columns", 0)]);
     all.extend([("median_columns", stripe.large), ("stripe_factors", 0), ("large_columns", 0), ("scale_columns", 0)]);
@@ -254,6 +257,7 @@ pub fn whole(
     let raw = RawRows {
         rows: 0..rows,
         margin: (0, 0),
+        optics: None,
         projections,
         darks: Some(flat(100.0)),
         flats: vec![(0.0, flat(5000.0)), ((angles - 1) as f64, flat(4800.0))],
@@ -281,7 +285,10 @@ pub fn whole(
 pub fn programs(columns: usize) -> Vec<Program> {
     let stripe = fitted(Stripe::default(), columns);
     let mut all: Vec<Program> =
-        [File::Normalise, File::Zinger, File::Stripe, File::Half, File::Selftest].map(Program::of).into();
+        [File::Normalise, File::Zinger, File::Stripe, File::Half, File::Selftest, File::Wavelet, File::Titarenko]
+            .map(Program::of)
+            .into();
+    all.extend([1, 2, 4, 8, 16].map(|keys| Program::of(File::Rank).with("KEYS", keys)));
     let mut windows = vec![stripe.large, stripe.small, 5, 21, 61];
     // The windows of the check's sizes.
     windows.extend(super::check::WINDOWS);

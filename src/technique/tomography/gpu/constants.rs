@@ -2,7 +2,7 @@
 //!
 //! The layouts of `Ray` are those of `gridding.cu` and `backproject.cu`.
 
-use super::Setup;
+use super::{Setup, stripe_steps};
 use crate::device::gpu::{Buffer, Plain, Stream};
 use crate::device::{DeviceError, Gpu};
 use crate::technique::tomography::compute::UPSAMPLING;
@@ -23,6 +23,7 @@ pub(super) struct Constants {
     pub gains: Buffer,
     pub deapodise: Buffer,
     pub first_ray: Buffer,
+    pub stripe_factors: Buffer,
 }
 
 /// Copies values to the device and waits.
@@ -65,6 +66,7 @@ impl Constants {
             gains: put(gpu, stream, &plan.gains)?,
             deapodise: put(gpu, stream, &plan.deapodise)?,
             first_ray: put(gpu, stream, &first)?,
+            stripe_factors: put(gpu, stream, &stripe_steps::factors(setup.stripe.as_ref(), plan.columns))?,
         })
     }
 }

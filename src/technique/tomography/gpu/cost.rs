@@ -95,10 +95,15 @@ pub(super) fn of(setup: &Setup, needs: &Needs, name: &str, window: usize) -> Opt
         // Dead columns only.
         "fill_columns" => memory(4.0 * rows * columns),
         "rank_columns" => {
-            let n = f(plan.angles.next_power_of_two());
-            let exchanges = rows * columns * n / 2.0 * n.log2() * (n.log2() + 1.0) / 2.0;
-            // Two keys of eight bytes read, and written by every other exchange.
-            Work { inner: 24.0 * exchanges, integer: 8.0 * exchanges, ..memory(12.0 * values) }
+            // 256 threads of `keys` keys: strides below `keys` in registers, the next five by shuffles (8 bytes a key), the
+            // rest through shared memory (16). Every stride 2^s is met once for each size above it; a step is two
+            // comparisons and two selections a key.
+            let n = plan.angles.div_ceil(256).next_power_of_two() * 256;
+            let (all, own) = (n.ilog2(), (n / 256).ilog2());
+            let steps = |from: u32, to: u32| (from..to.min(all)).map(|s| f64::from(all - s)).sum::<f64>();
+            let keys = rows * columns * f(n);
+            let inner = keys * (8.0 * steps(own, own + 5) + 16.0 * steps(own + 5, all));
+            Work { inner, integer: 4.0 * keys * steps(0, all), ..memory(12.0 * values) }
         }
         "median_columns" => {
             // A stretch of 4 windows begins with a whole window of replacements.

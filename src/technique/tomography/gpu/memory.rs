@@ -1,8 +1,9 @@
 //! How much of a device a chunk takes, and how many rows fit.
 
-use super::Setup;
+use super::{Setup, stripe_steps};
 use crate::device::{DeviceError, Gpu};
 use crate::technique::tomography::recipe::Algorithm;
+use crate::technique::tomography::stripes::Stripes;
 use cudarc::driver::sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN as SHARED_MEMORY;
 
 /// Most pairs of rows done together: more would not fit the registers of `gather`.
@@ -45,7 +46,7 @@ impl Needs {
         let rows = 2 * pairs;
         let held = (rows + 2 * setup.reach()).min(setup.held);
         let sinograms = 4 * rows * angles * columns;
-        let stripes = if setup.stripe.is_some() { super::steps::stripe_bytes(rows, angles, columns) } else { 0 };
+        let stripes = setup.stripe.map_or(0, |method| stripe_steps::bytes(&method, rows, angles, columns));
         let lines = 8 * pairs * angles * plan.padded;
         let mut rays = 0;
         let reconstruction = match setup.algorithm {
@@ -103,8 +104,11 @@ pub(super) fn too_large(gpu: &Gpu, setup: &Setup) -> Result<Option<String>, Devi
     let shared = usize::try_from(gpu.attribute(SHARED_MEMORY)?).unwrap_or(0);
     let (angles, columns) = (setup.plan.angles, setup.plan.columns);
     let mut limits = vec![(angles <= 65_535, "more than 65535 angles"), (4 * columns <= shared, "rows too wide")];
-    if let Some(stripe) = &setup.stripe {
-        limits.push((8 * angles.next_power_of_two() <= shared, "too many angles for stripe removal"));
+    if let Some(Stripes::Vo(stripe)) = &setup.stripe {
+        limits.push((
+            angles <= 16_384 && stripe_steps::sort_bytes(angles) <= shared,
+            "too many angles for stripe removal",
+        ));
         limits.push((8 * columns.next_power_of_two() <= shared, "rows too wide for stripe removal"));
         limits.push((stripe.large.max(stripe.small) <= WIDEST, "a stripe window wider than 127"));
     }

@@ -16,15 +16,15 @@ pub mod cost;
 mod memory;
 mod pipeline;
 mod steps;
+mod stripe_steps;
 
-use super::chain::{BAD_SHARE, RawRows, Repaired, fitted};
+use super::chain::{BAD_SHARE, RawRows, Repaired};
 use super::compute::{Shared, UPSAMPLING};
 use super::convention;
 use super::error::TomographyError;
 use super::gridding::{Geometry, Padding, Plan};
 use super::normalize::{self, Flat};
 use super::recipe::{Algorithm, Recipe};
-use super::stripe::Stripe;
 use super::stripes::Stripes;
 use super::zinger::Zinger;
 use crate::device::{DeviceError, Gpu};
@@ -43,7 +43,7 @@ pub(super) struct Setup {
     /// Rows wanted.
     pub rows: usize,
     pub zinger: Option<Zinger>,
-    pub stripe: Option<Stripe>,
+    pub stripe: Option<Stripes>,
     pub logarithm: bool,
     pub floor: f32,
     /// Squared radius of the mask in pixels; negative for none.
@@ -70,7 +70,7 @@ impl Setup {
 /// What a recipe may say for its slabs to be done on a GPU: the keys known here, and any value of them; every other key
 /// only with its default value. A key that is new to the recipe is so never passed over in silence.
 fn unknown_choice(recipe: &Recipe) -> Option<String> {
-    const KNOWN: [&str; 17] = [
+    const KNOWN: [&str; 16] = [
         "center",
         "center_search",
         "algorithm",
@@ -86,7 +86,6 @@ fn unknown_choice(recipe: &Recipe) -> Option<String> {
         "reverse",
         "single_file",
         "preview",
-        "device",
         "output",
     ];
     let (asked, usual) = (serde_json::to_value(recipe).ok()?, serde_json::to_value(Recipe::default()).ok()?);
@@ -113,6 +112,9 @@ pub(super) fn slab(gpu: &Gpu, shared: &Shared<'_>, center: f64, raw: &RawRows) -
     if let Some(why) = unknown_choice(recipe) {
         return Ok(Outcome::Declined(why));
     }
+    if raw.optics.is_some() {
+        return Ok(Outcome::Declined("phase retrieval is done on the CPU".to_owned()));
+    }
     let refused = |e: TomographyError| Fault::Input(format!("{}: {e}", raw.at));
     let (_, held, columns) = raw.projections.dim();
     let mut repaired = Repaired::default();
@@ -138,11 +140,6 @@ pub(super) fn slab(gpu: &Gpu, shared: &Shared<'_>, center: f64, raw: &RawRows) -
         padding: recipe.padding,
         ..Geometry::new(columns, shared.angles)
     };
-    let stripe = match recipe.stripe {
-        None => None,
-        Some(Stripes::Vo(options)) => Some(fitted(options, columns)),
-        Some(_) => return Ok(Outcome::Declined("this removal of stripes is done on the CPU".to_owned())),
-    };
     let radius = recipe.mask.map(|ratio| ratio * columns as f64 / 2.0);
     let setup = Setup {
         plan: Plan::new(&geometry).map_err(refused)?,
@@ -152,7 +149,7 @@ pub(super) fn slab(gpu: &Gpu, shared: &Shared<'_>, center: f64, raw: &RawRows) -
         before: raw.margin.0,
         rows: held - raw.margin.0 - raw.margin.1,
         zinger: recipe.zinger,
-        stripe,
+        stripe: recipe.stripe.map(|s| s.fitted(columns)),
         logarithm: recipe.minus_log,
         floor: super::chain::FLOOR,
         radius2: radius.map_or(-1.0, |r| r * r),
@@ -164,7 +161,12 @@ pub(super) fn slab(gpu: &Gpu, shared: &Shared<'_>, center: f64, raw: &RawRows) -
         zinger.check().map_err(refused)?;
     }
     if let Some(stripe) = &setup.stripe {
-        stripe.check().map_err(refused)?;
+        match stripe {
+            Stripes::Vo(options) => options.check(),
+            Stripes::Wavelet(options) => options.check(),
+            Stripes::Titarenko(options) => options.check(),
+        }
+        .map_err(refused)?;
     }
     match run(gpu, &setup, &raw.projections) {
         Ok(Ok((volume, counted))) => Ok(Outcome::Done(volume, repaired.plus(counted))),

@@ -1,17 +1,16 @@
-//! The kernels of one chunk, in order, on one stream.
+//! The kernels of one chunk, in order, on one stream; those of stripe removal are in [`super::stripe_steps`].
 //!
 //! Names of buffers and layouts are those of the kernel files. Nothing here waits.
 
 use super::Setup;
 use super::constants::{BUCKETS, Constants};
-use super::memory::{Needs, STRETCH};
+use super::memory::Needs;
 use crate::device::fft::{Direction, Layout};
 use crate::device::gpu::{Arg, Buffer, Event, Shape, Stream};
 use crate::device::kernels::{File, Program};
 use crate::device::{DeviceError, Gpu};
 use crate::technique::tomography::compute::UPSAMPLING;
 use crate::technique::tomography::recipe::Algorithm;
-use crate::technique::tomography::stripe::Stripe;
 use std::cell::RefCell;
 
 /// A chunk: some rows of the slab on the device.
@@ -45,30 +44,24 @@ pub(super) struct Chunk<'a> {
 pub(super) type Probe = RefCell<Vec<(&'static str, Event)>>;
 
 /// Threads of a block that works on one line.
-const THREADS: u32 = 256;
+pub(super) const THREADS: u32 = 256;
 
 /// A stretch of the arena.
-struct Carve<'a> {
-    arena: &'a Buffer,
-    at: usize,
+pub(super) struct Carve<'a> {
+    pub arena: &'a Buffer,
+    pub at: usize,
 }
 
 impl Carve<'_> {
-    fn take(&mut self, bytes: usize) -> u64 {
+    pub fn take(&mut self, bytes: usize) -> u64 {
         let address = self.arena.address(self.at);
         self.at = (self.at + bytes).next_multiple_of(256);
         address
     }
 }
 
-/// Bytes that stripe removal takes for `rows` rows.
-pub(super) fn stripe_bytes(rows: usize, angles: usize, columns: usize) -> usize {
-    let (lines, parts) = (rows * columns, angles.div_ceil(STRETCH));
-    4 * 4 * lines * angles + lines * (8 * parts + 8 + 1 + 4 + 4) + 16 * 256
-}
-
 impl Chunk<'_> {
-    fn launch(
+    pub(super) fn launch(
         &self,
         program: &Program,
         name: &'static str,
@@ -99,11 +92,8 @@ impl Chunk<'_> {
     /// Everything: counts to images.
     pub fn run(&self) -> Result<(), DeviceError> {
         self.line_integrals()?;
-        if let Some(stripe) = &self.setup.stripe
-            && self.setup.plan.angles >= 3
-            && self.setup.plan.columns >= 5
-        {
-            self.stripes(stripe)?;
+        if let Some(method) = &self.setup.stripe {
+            self.stripes(method)?;
         }
         match self.setup.algorithm {
             Algorithm::Direct => self.direct(),
@@ -174,79 +164,6 @@ impl Chunk<'_> {
         let shape = Shape::over(columns, self.rows, angles, THREADS);
         self.launch(&Program::of(File::Zinger), "zinger", shape, &arguments)?;
         if setup.logarithm { logarithm(self.sinograms.address(0), row, columns) } else { Ok(()) }
-    }
-
-    /// Stripe removal of the line integrals, in place.
-    pub fn stripes(&self, stripe: &Stripe) -> Result<(), DeviceError> {
-        let (angles, columns, rows) = (self.setup.plan.angles, self.setup.plan.columns, self.rows);
-        let (lines, parts) = (rows * columns, angles.div_ceil(STRETCH));
-        let mut carve = Carve { arena: self.arena, at: 0 };
-        let values = carve.take(4 * lines * angles);
-        let ranked = carve.take(4 * lines * angles);
-        let smooth = carve.take(4 * lines * angles);
-        let origin = carve.take(4 * lines * angles);
-        let rough = carve.take(8 * lines * parts);
-        let factors = carve.take(8 * lines);
-        let (left, right, found) = (carve.take(4 * lines), carve.take(4 * lines), carve.take(lines));
-        let launch = |name: &'static str, shape: Shape, arguments: &[Arg]| {
-            self.launch(&Program::of(File::Stripe), name, shape, arguments)
-        };
-        let transpose = |from: u64, to: u64, height: usize, width: usize| {
-            let grid = [width.div_ceil(32), height.div_ceil(32), rows];
-            let shape = Shape { grid, block: [32, 8, 1], shared: 0 };
-            launch("transpose", shape, &[from.into(), to.into(), height.into(), width.into()])
-        };
-        let sinograms = self.sinograms.address(0);
-        transpose(sinograms, values, angles, columns)?;
-        launch(
-            "roughness",
-            Shape::over(columns, parts, rows, 128),
-            &[sinograms.into(), rough.into(), angles.into(), columns.into(), STRETCH.into()],
-        )?;
-        let (sorted, line) = (8 * columns.next_power_of_two(), Shape::line(lines, THREADS));
-        launch(
-            "dead_columns",
-            Shape::line(rows, THREADS).shared(sorted),
-            &[
-                rough.into(),
-                parts.into(),
-                columns.into(),
-                stripe.large.into(),
-                stripe.snr.into(),
-                factors.into(),
-                found.into(),
-                left.into(),
-                right.into(),
-            ],
-        )?;
-        launch("fill_columns", line, &[values.into(), left.into(), right.into(), angles.into(), columns.into()])?;
-        let keys = line.shared(8 * angles.next_power_of_two());
-        launch("rank_columns", keys, &[values.into(), ranked.into(), origin.into(), angles.into()])?;
-        self.median(ranked, smooth, stripe.large)?;
-        let drop = (0.5 * stripe.drop_ratio * angles as f64) as usize;
-        launch(
-            "stripe_factors",
-            Shape::line(lines, 128),
-            &[ranked.into(), smooth.into(), factors.into(), angles.into(), drop.into()],
-        )?;
-        launch(
-            "large_columns",
-            Shape::line(rows, THREADS).shared(sorted),
-            &[factors.into(), found.into(), columns.into(), stripe.snr.into()],
-        )?;
-        launch("scale_columns", line, &[ranked.into(), smooth.into(), factors.into(), found.into(), angles.into()])?;
-        self.median(ranked, smooth, stripe.small)?;
-        let back = [smooth.into(), origin.into(), values.into(), angles.into()];
-        launch("unrank_columns", line.shared(4 * angles), &back)?;
-        transpose(values, sinograms, columns, angles)
-    }
-
-    fn median(&self, from: u64, to: u64, width: usize) -> Result<(), DeviceError> {
-        let (angles, columns) = (self.setup.plan.angles, self.setup.plan.columns);
-        let (program, stretch) = median_program(width, columns);
-        let shape = Shape::over(angles, columns.div_ceil(stretch), self.rows, 128);
-        let arguments = [from.into(), to.into(), angles.into(), columns.into(), stretch.into()];
-        self.launch(&program, "median_columns", shape, &arguments)
     }
 
     /// Rows to spectra `[pair, angle, padded]` at `lines`.
@@ -394,11 +311,4 @@ impl Chunk<'_> {
             _ => vec![rows, Layout::squares(plan.grid, needs.pairs)],
         }
     }
-}
-
-/// The median's program for windows of `width` columns, and the columns one thread passes.
-pub(super) fn median_program(width: usize, columns: usize) -> (Program, usize) {
-    let reach = (width / 2).min(columns - 1);
-    // The first window of a stretch costs as much as its width in steps.
-    (Program::of(File::Median).with("WINDOW", (2 * reach + 1) as u32), (4 * width).max(64))
 }
