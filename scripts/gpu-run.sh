@@ -21,6 +21,19 @@ print("".join(":" + f for s in sorted(folders) for f in sorted(glob.glob(s + "/n
 PYTHON
   )"
 fi
+# Names with another version than ours are as good: what is called of them has not changed since CUDA 11.
+mkdir -p shim
+IFS=: read -ra folders <<<"$path"
+for name in cufft nvrtc; do
+  for folder in "${folders[@]}"; do
+    found=$(find "$folder" -maxdepth 1 -name "lib$name.so.[0-9]*" 2>/dev/null | sort | head -n 1)
+    if [ -n "$found" ]; then
+      ln -sf "$found" "shim/lib$name.so"
+      break
+    fi
+  done
+done
+path="$here/shim:$path"
 export LD_LIBRARY_PATH="$path${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 export BEAMPILOT_KERNEL_CACHE="$here/kernels" HDF5_USE_FILE_LOCKING=FALSE
 

@@ -69,6 +69,16 @@ fn a_gpu_that_fails_its_self_test_is_reported_and_the_scan_is_done_all_the_same(
 }
 
 #[test]
+fn a_gpu_that_fails_in_the_middle_of_work_is_reported_and_the_scan_is_done_all_the_same() {
+    let rig = Rig::new(Launcher::Embedded, STREAM);
+    rig.synth("in/a.h5", &["--center", "31.0"]);
+    let (code, log) = pilot(&rig, "launch");
+    assert_eq!(code, Some(0), "{log}");
+    assert!(log.contains("the GPU failed") && log.contains("is suspect, but there is no other"), "{log}");
+    assert_eq!(rig.published()["a.h5"].len(), 1);
+}
+
+#[test]
 fn doctor_names_what_is_wrong_with_a_gpu() {
     for (fault, words) in [
         ("", "emulated on the CPU passed"),

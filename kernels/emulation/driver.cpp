@@ -7,8 +7,8 @@
 // next call, and its text is that of the error.
 //
 // Environment: BEAMPILOT_EMULATED_SEED, BEAMPILOT_EMULATED_MEMORY (bytes, default 256 MiB), BEAMPILOT_EMULATED_FAULT
-// (`memory`: one bit of device memory sticks; `compute`: kernels named selftest_sum are off by one; `ecc`: NVML reports
-// uncorrected errors; `hot`: NVML reports 101 °C).
+// (`memory`: one bit of device memory sticks; `compute`: kernels named selftest_sum are off by one; `launch`: kernels named
+// gather fail; `ecc`: NVML reports uncorrected errors; `hot`: NVML reports 101 °C).
 #include <dlfcn.h>
 #include <signal.h>
 #include <sys/stat.h>
@@ -457,6 +457,10 @@ API int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, un
     }
     packed->push_back(0);
     d.enqueue(d.stream_of(stream), [=, &d] {
+        if (d.fault == "launch" && strcmp(f->kernel->name, "gather") == 0) {
+            d.sick(LAUNCH_FAILED, "planted");
+            return;
+        }
         if (!d.runner.run(*f->module->module, *f->kernel, {gx, gy, gz}, {bx, by, bz}, shared, packed->data()))
             d.sick(LAUNCH_FAILED, d.runner.error);
         if (d.fault == "memory" && strcmp(f->kernel->name, "selftest_fill") == 0) {

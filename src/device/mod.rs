@@ -17,4 +17,4 @@ pub mod selftest;
 
 pub use error::DeviceError;
 pub use gpu::Gpu;
-pub use select::{Choice, Selected, examine, open, shared};
+pub use select::{Choice, Selected, examine, lose, lost, open, shared};

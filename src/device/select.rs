@@ -4,7 +4,7 @@
 //! process without a GPU it can use is unfit).
 //!
 //! An executor tests its GPU when it starts ([`examine`]) and lets go of it again: what it then runs may be another's
-//! program that wants the GPU for itself. The first slab opens it for good ([`shared`]).
+//! program that wants the GPU for itself. The first slab opens it for good ([`shared`]), until it fails ([`lose`]).
 
 use super::compile::Cache;
 use super::cuda::{self, Driver};
@@ -137,8 +137,24 @@ pub fn examine() -> Option<&'static str> {
     }
 }
 
-/// The device of this process, the same whenever asked; the first to ask opens it, after [`examine`].
+static LOST: OnceLock<String> = OnceLock::new();
+
+/// The device failed in the middle of work: from now on there is none. After most errors a context is of no use.
+pub fn lose(why: String) {
+    // Only the first reason matters.
+    let _ = LOST.set(why);
+}
+
+/// Why the device was lost, if it was.
+pub fn lost() -> Option<&'static str> {
+    LOST.get().map(String::as_str)
+}
+
+/// The device of this process, the same whenever asked until it is lost; the first to ask opens it, after [`examine`].
 pub fn shared() -> Selected {
+    if let Some(why) = lost() {
+        return Selected::Unfit(why.to_owned());
+    }
     static SHARED: OnceLock<Selected> = OnceLock::new();
     let open = || match verdict() {
         Verdict::Fit => open_with(Choice::Auto, Cache::from_environment(), |_| Ok(())),

@@ -97,7 +97,7 @@ pub enum FromWorker {
         /// The attempt for which it was killed, when that is why: it ran longer than its job allows.
         culprit: Option<u64>,
     },
-    /// The executor's GPU failed its self-test; tasks run on the CPU until it is given no more.
+    /// The executor's GPU failed its self-test, or in the middle of work; tasks run on the CPU until it is given no more.
     Unfit {
         /// What failed.
         reason: String,

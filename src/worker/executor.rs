@@ -400,6 +400,7 @@ impl Shared {
     /// The fourth thread: beats, and in the end waits for running phases and says `Bye`.
     fn beat(&self) {
         let mut due = Instant::now();
+        let mut lost = false;
         let mut queue = self.queue();
         while !queue.stopping {
             let now = Instant::now();
@@ -407,6 +408,10 @@ impl Shared {
                 due = now + self.config.beat;
                 drop(queue);
                 self.emit(FromWorker::Beat { rss: super::topology::resident_bytes() });
+                if let Some(reason) = crate::device::lost().filter(|_| !lost) {
+                    lost = true;
+                    self.emit(FromWorker::Unfit { reason: reason.to_owned() });
+                }
                 queue = self.queue();
                 continue;
             }

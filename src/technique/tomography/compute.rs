@@ -117,9 +117,15 @@ fn search(shared: &Shared<'_>, sinograms: &[(usize, String, Array2<f32>)]) -> Re
 /// [`Fault::Input`] for data or a geometry that cannot be reconstructed.
 pub fn slab(shared: &Shared<'_>, center: f64, raw: RawRows) -> Result<(Array3<f32>, Repaired), Fault> {
     if let Selected::Gpu(device) = device::shared() {
-        match gpu::slab(&device, shared, center, &raw)? {
-            gpu::Outcome::Done(volume, repaired) => return Ok((volume, repaired)),
-            gpu::Outcome::Declined(why) => tracing::info!(rows = ?raw.rows, "not on the GPU: {why}"),
+        match gpu::slab(&device, shared, center, &raw) {
+            Ok(gpu::Outcome::Done(volume, repaired)) => return Ok((volume, repaired)),
+            Ok(gpu::Outcome::Declined(why)) => tracing::info!(rows = ?raw.rows, "not on the GPU: {why}"),
+            Err(fault @ Fault::Task(_)) => {
+                // This try is lost; the next one here runs on the processors, and the coordinator is told.
+                device::lose(fault.to_string());
+                return Err(fault);
+            }
+            Err(fault) => return Err(fault),
         }
     }
     slab_on_cpu(shared, center, raw)

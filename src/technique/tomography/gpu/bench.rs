@@ -261,7 +261,6 @@ pub fn whole(
         projections,
         darks: Some(flat(100.0)),
         flats: vec![(0.0, flat(5000.0)), ((angles - 1) as f64, flat(4800.0))],
-        optics: None,
         floating: false,
         at: "benchmark".to_owned(),
     };

@@ -576,7 +576,6 @@ fn raw_rows(
         projections,
         darks: Some(darks),
         flats: vec![(0.0, frames(1.0, rng)), ((angles.len() - 1) as f64, frames(0.9, rng))],
-        optics: None,
         floating: false,
         at: "check".to_owned(),
     }

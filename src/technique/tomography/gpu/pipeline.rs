@@ -253,9 +253,10 @@ fn pack(from: ArrayView3<'_, f32>, staged: &mut Pinned) -> bool {
         let mut exact = true;
         for (to, row) in to.chunks_exact_mut(columns).zip(frame.outer_iter()) {
             for (to, &v) in to.iter_mut().zip(row) {
-                // Saturates, so that whatever does not come back was not whole or not in range.
-                *to = v as u16;
-                exact &= f32::from(*to) == v;
+                // Beside 2²³ a float's last bits are units: whatever does not come back was not whole or not in range.
+                const UNITS: f32 = 8_388_608.0;
+                *to = (v + UNITS).to_bits() as u16;
+                exact &= f32::from_bits(UNITS.to_bits() | u32::from(*to)) - UNITS == v;
             }
         }
         if !exact {
