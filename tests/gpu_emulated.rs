@@ -86,7 +86,7 @@ fn kernels_agree_with_their_references() {
 
 #[test]
 fn slabs_agree_with_the_cpu_however_streams_get_on() {
-    for seed in [1, 2, 3] {
+    for seed in [1, 2] {
         let device = emulated(seed);
         // Two and a half chunks.
         all_pass(&check::chains(&device.gpu, Size { angles: 24, rows: 35, columns: 48 }, seed).unwrap());

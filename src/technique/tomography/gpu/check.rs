@@ -6,7 +6,7 @@
 use super::constants::{Constants, put};
 use super::memory::Needs;
 use super::steps::Chunk;
-use super::stripe_steps::{SORTERS, median_program, rank_program, sort_bytes};
+use super::stripe_steps::{median_program, rank_program, sort_shape};
 use super::{Outcome, Setup};
 use crate::device::gpu::{Arg, Plain, Shape, Stream};
 use crate::device::kernels::{File, Program};
@@ -344,13 +344,13 @@ impl Rig<'_> {
 
     /// Columns of every length class, with many ties: keys in registers, by shuffles, through shared memory.
     fn rank(&mut self) -> Checked {
-        for (angles, lines) in [(200, 3), (256, 2), (300, 3), (900, 2), (1500, 2)] {
+        for (angles, lines) in [(20, 5), (100, 3), (200, 3), (256, 2), (300, 3), (900, 2), (1500, 2)] {
             let values: Vec<f32> = (0..lines * angles).map(|_| self.rng.random_range(-300..300) as f32 / 8.0).collect();
             let input = put(self.gpu, &self.stream, &values)?;
             let (ranked, origin) = (self.gpu.alloc(4 * values.len())?, self.gpu.alloc(4 * values.len())?);
             let arguments: [Arg; 4] = [(&input).into(), (&ranked).into(), (&origin).into(), angles.into()];
             let function = self.gpu.function(&rank_program(angles), "rank_columns")?;
-            self.stream.launch(function, Shape::line(lines, SORTERS).shared(sort_bytes(angles)), &arguments)?;
+            self.stream.launch(function, sort_shape(lines, angles), &arguments)?;
             let (mut want, mut from) = (Vec::new(), Vec::new());
             for line in values.chunks_exact(angles) {
                 let mut order: Vec<u32> = (0..angles as u32).collect();

@@ -10,8 +10,8 @@ use crate::technique::tomography::stripes::Stripes;
 use crate::technique::tomography::titarenko::{self, Titarenko};
 use crate::technique::tomography::wavelet::{self, Wavelet};
 
-/// Threads that sort one column.
-pub(super) const SORTERS: u32 = 256;
+/// Most threads that sort one column.
+const SORTERS: usize = 256;
 
 /// Bytes that a method takes of the arena for `rows` rows.
 pub(super) fn bytes(method: &Stripes, rows: usize, angles: usize, columns: usize) -> usize {
@@ -29,13 +29,23 @@ pub(super) fn bytes(method: &Stripes, rows: usize, angles: usize, columns: usize
         }
 }
 
+/// Threads that sort a column of so many values.
+fn sorters(angles: usize) -> usize {
+    angles.next_power_of_two().clamp(32, SORTERS)
+}
+
 /// Bytes of shared memory that sorting takes.
 pub(super) fn sort_bytes(angles: usize) -> usize {
-    8 * SORTERS as usize * keys(angles)
+    8 * sorters(angles) * keys(angles)
 }
 
 fn keys(angles: usize) -> usize {
-    angles.div_ceil(SORTERS as usize).next_power_of_two()
+    angles.div_ceil(SORTERS).next_power_of_two()
+}
+
+/// The launch that sorts `lines` columns.
+pub(super) fn sort_shape(lines: usize, angles: usize) -> Shape {
+    Shape::line(lines, sorters(angles) as u32).shared(sort_bytes(angles))
 }
 
 /// The sorting program for columns of so many values.
@@ -127,9 +137,8 @@ impl Chunk<'_> {
             ],
         )?;
         launch("fill_columns", line, &[values.into(), left.into(), right.into(), angles.into(), columns.into()])?;
-        let rank = Shape::line(lines, SORTERS).shared(sort_bytes(angles));
         let arguments = [values.into(), ranked.into(), origin.into(), angles.into()];
-        self.launch(&rank_program(angles), "rank_columns", rank, &arguments)?;
+        self.launch(&rank_program(angles), "rank_columns", sort_shape(lines, angles), &arguments)?;
         self.median(ranked, smooth, stripe.large)?;
         let drop = (0.5 * stripe.drop_ratio * angles as f64) as usize;
         launch(
