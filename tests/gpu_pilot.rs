@@ -79,6 +79,21 @@ fn a_gpu_that_fails_in_the_middle_of_work_is_reported_and_the_scan_is_done_all_t
 }
 
 #[test]
+fn a_driver_without_a_card_is_no_fault_and_a_broken_one_is() {
+    for (fault, choice, suspect) in [("absent", "auto", false), ("absent", "gpu", true), ("driver", "auto", true)] {
+        let rig = Rig::new(Launcher::Embedded, "recipe = { center = 31.0 }");
+        rig.synth("in/a.h5", &["--center", "31.0", "--slices", "2"]);
+        let mut command = with_gpu(fault);
+        command.env("BEAMPILOT_DEVICE", choice).arg("run").arg(rig.path("campaign.toml")).arg("--once");
+        let mut pilot = rig.spawn(command);
+        let (code, log) = (pilot.exit_code(), pilot.log());
+        assert_eq!(code, Some(0), "{log}");
+        assert_eq!(log.contains("is suspect, but there is no other"), suspect, "{fault}, {choice}: {log}");
+        assert_eq!(rig.published()["a.h5"].len(), 1);
+    }
+}
+
+#[test]
 fn doctor_names_what_is_wrong_with_a_gpu() {
     for (fault, words) in [
         ("", "emulated on the CPU passed"),

@@ -8,7 +8,8 @@
 //
 // Environment: BEAMPILOT_EMULATED_SEED, BEAMPILOT_EMULATED_MEMORY (bytes, default 256 MiB), BEAMPILOT_EMULATED_FAULT
 // (`memory`: one bit of device memory sticks; `compute`: kernels named selftest_sum are off by one; `launch`: kernels named
-// gather fail; `ecc`: NVML reports uncorrected errors; `hot`: NVML reports 101 °C).
+// gather fail; `ecc`: NVML reports uncorrected errors; `hot`: NVML reports 101 °C; `absent`: there is a driver and no card;
+// `driver`: it does not start).
 #include <dlfcn.h>
 #include <signal.h>
 #include <sys/stat.h>
@@ -33,7 +34,7 @@
 
 namespace {
 
-enum Status { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_IMAGE = 200, INVALID_HANDLE = 400, NOT_FOUND = 500, NOT_READY = 600, LAUNCH_FAILED = 719 };
+enum Status { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_IMAGE = 200, INVALID_HANDLE = 400, NOT_FOUND = 500, NOT_READY = 600, LAUNCH_FAILED = 719, UNKNOWN = 999 };
 
 struct Event {
     uint64_t ticket = 0;
@@ -265,7 +266,7 @@ API uint64_t bp_emulation_used() {
 
 // ---- libcuda ----
 
-API int cuInit(unsigned) { return SUCCESS; }
+API int cuInit(unsigned) { return driver().fault == "absent" ? NO_DEVICE : driver().fault == "driver" ? UNKNOWN : SUCCESS; }
 API int cuDriverGetVersion(int* v) { return *v = 12080, SUCCESS; }
 API int cuDeviceGetCount(int* n) { return *n = 1, SUCCESS; }
 API int cuDeviceGet(int* device, int ordinal) { return ordinal == 0 ? (*device = 0, SUCCESS) : 101; }
@@ -481,6 +482,7 @@ API int cuGetErrorName(int code, const char** name) {
         case SUCCESS: *name = "CUDA_SUCCESS"; break;
         case INVALID_VALUE: *name = "CUDA_ERROR_INVALID_VALUE"; break;
         case OUT_OF_MEMORY: *name = "CUDA_ERROR_OUT_OF_MEMORY"; break;
+        case NO_DEVICE: *name = "CUDA_ERROR_NO_DEVICE"; break;
         case INVALID_IMAGE: *name = "CUDA_ERROR_INVALID_IMAGE"; break;
         case NOT_FOUND: *name = "CUDA_ERROR_NOT_FOUND"; break;
         case LAUNCH_FAILED: *name = "CUDA_ERROR_LAUNCH_FAILED"; break;

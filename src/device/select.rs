@@ -76,6 +76,10 @@ fn open_with(choice: Choice, cache: Cache, test: fn(&Gpu) -> Result<(), DeviceEr
     };
     let info = match (&found.driver, found.gpus.first()) {
         (Driver::Absent, _) => return none("there is no libcuda".to_owned()),
+        // A driver on a host without a card, or the toolkit's stand-in for one.
+        (Driver::Broken(problem), _) if ["NO_DEVICE", "STUB_LIBRARY"].iter().any(|name| problem.contains(name)) => {
+            return none(format!("there is none here ({problem})"));
+        }
         (Driver::Broken(problem), _) => return Selected::Unfit(format!("the GPU driver does not answer: {problem}")),
         (Driver::Works(_), None) => return none("no GPU is visible; see CUDA_VISIBLE_DEVICES".to_owned()),
         (Driver::Works(_), Some(info)) => info.clone(),

@@ -108,6 +108,8 @@ struct Rig<'a> {
 }
 
 type Checked = Result<(), DeviceError>;
+/// Line integrals, images, counters.
+type Results = (Vec<f32>, Vec<f32>, Vec<u64>);
 
 /// Every kernel against its reference.
 ///
@@ -174,7 +176,7 @@ impl Rig<'_> {
         counts: Option<&Array3<f32>>,
         sinograms: Option<&Array3<f32>>,
         work: impl FnOnce(&Chunk<'_>) -> Checked,
-    ) -> Result<(Vec<f32>, Vec<f32>, Vec<u64>), DeviceError> {
+    ) -> Result<Results, DeviceError> {
         let (gpu, plan) = (self.gpu, &setup.plan);
         let needs = Needs::of(setup, setup.rows.div_ceil(2).next_power_of_two().min(4));
         let flat = |a: Option<&Array3<f32>>| a.map(|a| a.iter().copied().collect::<Vec<_>>());
