@@ -33,8 +33,15 @@ pub mod zinger;
 mod chain;
 mod compute;
 mod finish;
+mod first_pass;
+mod frames;
+#[cfg(test)]
+mod frames_tests;
 pub mod gpu;
 mod load;
+mod outputs;
+#[cfg(test)]
+mod outputs_tests;
 mod plan;
 pub mod preview;
 pub mod recipe;

@@ -61,6 +61,27 @@ impl AngleRule {
     }
 }
 
+/// What a volume is written as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Output {
+    /// `recon.h5`.
+    Hdf5,
+    /// `tiff/slice_<z>.tif`.
+    Tiff,
+    /// `recon.zarr`, OME-Zarr at several resolutions.
+    Zarr,
+}
+
+/// Integers instead of floating point.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Integer {
+    /// 8 or 16.
+    pub bits: u8,
+    /// The values that become 0 and the greatest integer; found from the volume when not given.
+    pub window: Option<(f32, f32)>,
+}
+
 /// A recipe with every default written out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -102,6 +123,13 @@ pub struct Recipe {
     pub single_file: bool,
     /// Make the preview.
     pub preview: bool,
+    /// `"hdf5"`, `"tiff"`, `"zarr"` or a list of them: what the bundle holds.
+    pub output: Vec<Output>,
+    /// `"none"` or `{ bits, low, high }`: integers instead of floating point. Without `low` and `high` they are found from
+    /// the volume.
+    pub integer: Option<Integer>,
+    /// Most memory a task may hold, gigabytes (10⁹ bytes); less than executors have. By default what they have.
+    pub memory_gb: Option<f64>,
 }
 
 impl Default for Recipe {
@@ -124,12 +152,15 @@ impl Default for Recipe {
             reverse: false,
             single_file: false,
             preview: true,
+            output: vec![Output::Hdf5],
+            integer: None,
+            memory_gb: None,
         }
     }
 }
 
 /// Every key, in the order of the documentation.
-pub const KEYS: [&str; 17] = [
+pub const KEYS: [&str; 20] = [
     "center",
     "center_search",
     "algorithm",
@@ -147,6 +178,9 @@ pub const KEYS: [&str; 17] = [
     "reverse",
     "single_file",
     "preview",
+    "output",
+    "integer",
+    "memory_gb",
 ];
 
 impl Recipe {
@@ -185,6 +219,9 @@ impl Recipe {
                 "angles" => r.angles = Some(angle_rule(value)?),
                 "reverse" => r.reverse = flag(key, value)?,
                 "single_file" => r.single_file = flag(key, value)?,
+                "output" => r.output = output(value)?,
+                "integer" => r.integer = integer(value)?,
+                "memory_gb" => r.memory_gb = Some(number(key, value, 1e-3, 1e5)?),
                 _ => r.preview = flag(key, value)?,
             }
         }
@@ -309,6 +346,45 @@ fn zinger(value: &Value) -> Result<Option<Zinger>, RecipeError> {
     Ok(Some(Zinger { width, threshold: threshold as f32 }))
 }
 
+fn output(value: &Value) -> Result<Vec<Output>, RecipeError> {
+    let one = |value: &Value| {
+        Ok(match word("output", value, &["hdf5", "tiff", "zarr"])? {
+            "tiff" => Output::Tiff,
+            "zarr" => Output::Zarr,
+            _ => Output::Hdf5,
+        })
+    };
+    let mut all = match value {
+        Value::Array(list) if !list.is_empty() => list.iter().map(one).collect::<Result<Vec<_>, _>>()?,
+        Value::Array(_) => return Err(error("output", "is empty", "write one or more of hdf5, tiff, zarr")),
+        value => vec![one(value)?],
+    };
+    all.sort();
+    all.dedup();
+    Ok(all)
+}
+
+fn integer(value: &Value) -> Result<Option<Integer>, RecipeError> {
+    let Value::Table(table) = value else {
+        return word("integer", value, &["none"]).map(|_| None);
+    };
+    known_keys("integer.", table, &["bits", "low", "high"])?;
+    let bits = table.get("bits").map_or(Ok(16.0), |v| number("integer.bits", v, 8.0, 16.0))?;
+    if bits != 8.0 && bits != 16.0 {
+        return Err(error("integer.bits", format!("{bits} is not possible"), "write 8 or 16"));
+    }
+    let end = |key: &str| table.get(key).map(|v| number(&format!("integer.{key}"), v, -1e30, 1e30)).transpose();
+    let window = match (end("low")?, end("high")?) {
+        (None, None) => None,
+        (Some(low), Some(high)) if (low as f32) < high as f32 => Some((low as f32, high as f32)),
+        (Some(low), Some(high)) => {
+            return Err(error("integer.high", format!("{high} is not above {low}"), "write low < high"));
+        }
+        _ => return Err(error("integer", "has one end of its window", "write low and high, or neither")),
+    };
+    Ok(Some(Integer { bits: bits as u8, window }))
+}
+
 fn angle_rule(value: &Value) -> Result<AngleRule, RecipeError> {
     let Value::Table(table) = value else {
         return Err(error(
@@ -368,6 +444,9 @@ mod tests {
             reverse = true
             single_file = true
             preview = false
+            output = ["zarr", "hdf5"]
+            integer = { bits = 8, low = -1, high = 2.5 }
+            memory_gb = 2
             "#,
         )
         .unwrap();
@@ -375,6 +454,8 @@ mod tests {
         assert_eq!(recipe.filter, Filter::Ramp);
         assert!(matches!(recipe.stripe, Some(Stripes::Vo(s)) if s.small == 21 && s.large == 31));
         assert_eq!(recipe.paganin.unwrap().delta_beta, 300.0);
+        assert_eq!(recipe.output, [Output::Hdf5, Output::Zarr]);
+        assert_eq!(recipe.integer, Some(Integer { bits: 8, window: Some((-1.0, 2.5)) }));
         assert_eq!(recipe.angles.unwrap().angles(3), [0.0, 90.0, 180.0]);
         let json = serde_json::to_string(&recipe).unwrap();
         assert_eq!(Recipe::from_json(&json).unwrap(), recipe);
@@ -411,6 +492,11 @@ mod tests {
             ("angles = { range = 0 }", "angles.range|no range"),
             ("minus_log = \"yes\"", "minus_log|true or false"),
             ("stripe = \"rings\"", "stripe|vo"),
+            ("output = \"tif\"", "output|did you mean \"tiff\"?"),
+            ("output = []", "output|one or more"),
+            ("integer = { bits = 12 }", "integer.bits|8 or 16"),
+            ("integer = { low = 1 }", "integer|neither"),
+            ("integer = { low = 1, high = 1 }", "integer.high|low < high"),
         ] {
             let error = parse(text).unwrap_err();
             let (key, rest) = words.split_once('|').unwrap();

@@ -60,11 +60,15 @@ fn made(edit: impl FnOnce(&mut SynthOptions)) -> (TempDir, SynthOptions) {
 #[test]
 fn synthetic_scans_come_back_in_every_layout_range_and_centre() {
     type Edit = fn(&mut SynthOptions);
-    let cases: [(&str, Edit, f64); 4] = [
+    let cases: [(&str, Edit, f64); 8] = [
         ("plain", |_| {}, 63.5),
         ("off centre", |o| o.center = Some(61.25), 61.25),
         ("full turn", |o| (o.range_deg, o.angles, o.center) = (360.0, 360, Some(65.0)), 65.0),
         ("nxtomo", |o| o.layout = SynthLayout::NxTomo, 63.5),
+        ("nxtomo, packed", |o| (o.layout, o.packed) = (SynthLayout::NxTomo, true), 63.5),
+        ("als", |o| (o.layout, o.center) = (SynthLayout::Als, Some(62.0)), 62.0),
+        ("als, legacy", |o| o.layout = SynthLayout::AlsLegacy, 63.5),
+        ("tiff", |o| (o.layout, o.out) = (SynthLayout::Tiff, o.out.with_extension("")), 63.5),
     ];
     for (name, edit, axis) in cases {
         let (dir, o) = made(edit);
@@ -80,7 +84,8 @@ fn synthetic_scans_come_back_in_every_layout_range_and_centre() {
             assert_eq!(sha256_of(&r.bundle.join(&file.path)).unwrap(), file.sha256, "{}", file.path);
         }
         let names: Vec<_> = r.output.files.iter().map(|f| f.path.as_str()).collect();
-        assert_eq!(names, ["preview/sinogram.png", "preview/slice.png", "recon.h5"]);
+        let pictures = ["coronal", "sagittal", "sinogram", "slice"].map(|n| format!("preview/{n}.png"));
+        assert_eq!(names, [&pictures[..], &["recon.h5".to_owned()]].concat());
         assert!(!r.bundle.join("parts").exists());
     }
 }
@@ -155,6 +160,7 @@ fn the_chain_is_that_of_the_slab_module() {
         flats: vec![(0.0, before.clone()), (39.0, after.clone())],
         optics: None,
         floating: true,
+        transmission: false,
         at: String::new(),
     };
     let shared = compute::Shared { recipe: &recipe, angles: &angles, pixel_size_cm: Some(1e-4) };

@@ -259,6 +259,7 @@ pub fn whole(
         flats: vec![(0.0, flat(5000.0)), ((angles - 1) as f64, flat(4800.0))],
         optics: None,
         floating: false,
+        transmission: false,
         at: "benchmark".to_owned(),
     };
     // The first slab compiles, plans and pins.

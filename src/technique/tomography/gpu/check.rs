@@ -527,6 +527,7 @@ fn raw_rows(
         flats: vec![(0.0, frames(1.0, rng)), ((angles.len() - 1) as f64, frames(0.9, rng))],
         optics: None,
         floating: false,
+        transmission: false,
         at: "check".to_owned(),
     }
 }
