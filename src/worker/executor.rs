@@ -403,7 +403,7 @@ impl Shared {
             if now >= due {
                 due = now + self.config.beat;
                 drop(queue);
-                self.emit(FromWorker::Beat { rss: super::topology::resident_bytes() });
+                self.emit(FromWorker::Beat { peak_bytes: super::topology::peak_bytes() });
                 queue = self.queue();
                 continue;
             }

@@ -12,6 +12,7 @@ use super::chain::Repaired;
 use super::compute::Axial;
 use super::frames;
 use super::outputs;
+use super::plan::bounded;
 use super::recipe::{Output, Recipe};
 use super::tasks::SlabNote;
 use crate::formats::output::{Scale, dtype};
@@ -83,7 +84,6 @@ pub(crate) fn store(
     let carry = serde_json::json!({
         "parameters": parameters(recipe, &axial, pixel_size_cm, shape[2]),
         "acquisition": acquisition,
-        "input": { "chunks_decoded": decoded(&ctx.job.carry)? },
         "output": {
             "file": hdf5.then_some(RESULT),
             "dataset": hdf5.then_some(crate::formats::part::DATASET),
@@ -95,6 +95,11 @@ pub(crate) fn store(
             "axes": attributes.axes,
             "storage": if !hdf5 { "other outputs only" } else if plain { "plain" } else { "virtual dataset over parts/" },
             "repaired": repaired,
+            "chunks_decoded": decoded(&ctx.job.carry)?,
+            "memory": {
+                "task_bound_bytes": bounded(recipe, &ctx.job.resources).task_memory,
+                "executor_peak_bytes": slabs(&ctx.job.carry)?.iter().map(|(n, _)| n.peak_bytes).max(),
+            },
         },
     });
     Ok(TaskOutput { files, carry: carry.to_string(), ..TaskOutput::default() })

@@ -59,7 +59,7 @@ fn the_result_is_that_of_reading_rows() {
         assert_eq!(read(&a.bundle.join("recon.h5")), read(&b.bundle.join("recon.h5")), "{recipe}");
         // Every chunk once: 2 darks, 3 + 3 flats, 40 projections.
         let carry: serde_json::Value = serde_json::from_str(&a.output.carry).unwrap();
-        assert_eq!(carry["input"]["chunks_decoded"], 48, "{recipe}");
+        assert_eq!(carry["output"]["chunks_decoded"], 48, "{recipe}");
         // With margins, zingers in the rows that two slabs read count twice.
         let other: serde_json::Value = serde_json::from_str(&b.output.carry).unwrap();
         let zingers = |c: &serde_json::Value| c["output"]["repaired"]["zingers"].as_u64().unwrap();

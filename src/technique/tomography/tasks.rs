@@ -23,6 +23,7 @@ use crate::formats::{TomoSource, part, probe};
 use crate::technique::{
     Fault, Inspection, OutputFile, Payload, Plan, RecipeError, TaskContext, TaskOutput, Technique, Timings,
 };
+use crate::worker::topology::peak_bytes;
 use ndarray::Array3;
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
@@ -39,6 +40,8 @@ pub(crate) struct SlabNote {
     pub repaired: Repaired,
     /// Chunks decoded for it.
     pub decoded: u64,
+    /// Most memory the executor had held by then, bytes.
+    pub peak_bytes: u64,
     /// All but the outermost values, when the recipe wants to know.
     pub window: Option<(f32, f32)>,
 }
@@ -234,7 +237,13 @@ impl Technique for Tomography {
                 let file = part::write(&ctx.job.staging, &name, volume.view(), &attributes)?;
                 let find = recipe(ctx)?.integer.is_some_and(|i| i.window.is_none());
                 let window = if find { outputs::window(volume.view()) } else { None };
-                let carry = to_json(&SlabNote { rows: (rows.start, rows.end), repaired, decoded, window })?;
+                let carry = to_json(&SlabNote {
+                    rows: (rows.start, rows.end),
+                    repaired,
+                    decoded,
+                    window,
+                    peak_bytes: peak_bytes(),
+                })?;
                 TaskOutput { files: vec![file], carry, ..TaskOutput::default() }
             }
             (Outcome::Nothing, Work::Finish { shape, slabs, acquisition }) => {
