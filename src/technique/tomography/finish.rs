@@ -37,6 +37,11 @@ pub(crate) fn axial(carry: &[TaskRecord]) -> Result<Axial, Fault> {
         .map_err(|e| Fault::Task(format!("the prepare task's result cannot be read: {e}")))
 }
 
+/// The volume's shape: only when the axis is known, an offset scan is known for one.
+pub(crate) fn found_shape(carry: &[TaskRecord], planned: [usize; 3]) -> Result<[usize; 3], Fault> {
+    Ok(axial(carry)?.image_size.map_or(planned, |edge| [planned[0], edge, edge]))
+}
+
 /// Unit and axes of what is written.
 pub(crate) fn attributes(pixel_size_cm: Option<f64>) -> VolumeAttributes {
     VolumeAttributes {
@@ -56,6 +61,8 @@ pub(crate) fn store(
 ) -> Result<TaskOutput, Fault> {
     let staging = &ctx.job.staging;
     let axial = axial(&ctx.job.carry)?;
+    let columns = shape[2];
+    let shape = found_shape(&ctx.job.carry, shape)?;
     let acquisition: serde_json::Value = serde_json::from_str(acquisition).unwrap_or_default();
     let pixel_size_cm = acquisition.get("pixel_size_cm").and_then(serde_json::Value::as_f64);
     let (parts, repaired) = parts(&ctx.job.carry, slabs)?;
@@ -82,7 +89,7 @@ pub(crate) fn store(
     super::preview::withdraw(ctx);
     files.sort_by(|a, b| a.path.cmp(&b.path));
     let carry = serde_json::json!({
-        "parameters": parameters(recipe, &axial, pixel_size_cm, shape[2]),
+        "parameters": parameters(recipe, &axial, pixel_size_cm, columns),
         "acquisition": acquisition,
         "output": {
             "file": hdf5.then_some(RESULT),

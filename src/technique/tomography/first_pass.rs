@@ -17,7 +17,7 @@ use super::compute::{self, Picture, Shared};
 use super::load::{self, Opened};
 use super::normalize::{self, Flat};
 use super::paganin::Optics;
-use super::recipe::{Center, Recipe};
+use super::recipe::{Center, CenterTry, Recipe};
 use crate::formats::FrameList;
 use crate::formats::stack::Sample;
 use crate::technique::Fault;
@@ -145,7 +145,10 @@ pub(crate) fn views(shared: &Shared<'_>, small: Small) -> Result<Views, Fault> {
     let mut recipe = shared.recipe.clone();
     if let Some(full) = &full {
         recipe.center = Center::Pixel(full.axial.rotation_center_px);
+        recipe.center_try = None;
     }
+    // Candidates lie where they would on the whole detector.
+    recipe.center_try = recipe.center_try.map(|t| CenterTry { range: t.range / b, step: t.step / b });
     recipe.center_search = (recipe.center_search / b).max(1.0);
     if let Center::Pixel(c) = recipe.center {
         recipe.center = Center::Pixel((c + 0.5) / b - 0.5);
@@ -159,9 +162,11 @@ pub(crate) fn views(shared: &Shared<'_>, small: Small) -> Result<Views, Fault> {
     let RawRows { projections, optics, floating, at, .. } = &mut raw;
     chain::transmission(projections, dark.view(), &flats, 0, &recipe, *optics, *floating, at)?;
     raw.transmission = true;
-    let shared = Shared { recipe: &recipe, angles: &angles, pixel_size_cm: shared.pixel_size_cm.map(|cm| cm * b) };
+    let pixel_size_cm = shared.pixel_size_cm.map(|cm| cm * b);
+    let shared = Shared { recipe: &recipe, angles: &angles, pixel_size_cm, image_size: None, bin };
     let rows = raw.rows.len();
     let mut middle = compute::picture(&shared, rows_of(&raw, rows / 2..rows / 2 + 1))?;
+    let shared = Shared { image_size: middle.axial.image_size, ..shared };
     let center = middle.axial.rotation_center_px;
     let size = middle.slice.ncols();
     let (mut coronal, mut sagittal) = (Array2::zeros((rows, size)), Array2::zeros((rows, size)));
@@ -175,6 +180,7 @@ pub(crate) fn views(shared: &Shared<'_>, small: Small) -> Result<Views, Fault> {
     }
     let back = |c: f64| (c + 0.5) * b - 0.5;
     middle.axial.rotation_center_px = back(center);
+    middle.axial.image_size = middle.axial.image_size.map(|n| n * bin);
     middle.axial.rows.iter_mut().for_each(|(row, c)| (*row, *c) = (*row * bin, back(*c)));
     Ok(Views { middle: full.unwrap_or(middle), coronal, sagittal })
 }

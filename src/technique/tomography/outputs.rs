@@ -33,18 +33,19 @@ fn wants(recipe: &Recipe, output: Output) -> bool {
     recipe.output.contains(&output)
 }
 
-/// The stage, when there is anything to write.
+/// The stage, when there is anything to write; slices may turn out as wide as `edge`.
 pub(crate) fn stage(
     recipe: &Recipe,
     shape: [usize; 3],
+    edge: usize,
     pixel_size_cm: Option<f64>,
     resources: &Resources,
 ) -> Result<Option<Stage>, Fault> {
     if !wants(recipe, Output::Tiff) && !wants(recipe, Output::Zarr) {
         return Ok(None);
     }
-    let depth = Pyramid::new(shape, resources.task_memory).depth.min(SLICES);
-    let bytes = (shape[1] * shape[2] * 4) as u64;
+    let depth = Pyramid::new([shape[0], edge, edge], resources.task_memory).depth.min(SLICES);
+    let bytes = (edge * edge * 4) as u64;
     let tasks: Vec<TaskSpec> = (0..shape[0].div_ceil(depth))
         .map(|index| {
             let slices = index * depth..((index + 1) * depth).min(shape[0]);
@@ -96,6 +97,7 @@ pub(crate) fn load(
 ) -> Result<Slices, Fault> {
     let parts: Vec<PartOf> = finish::slabs(&ctx.job.carry)?.into_iter().map(|(note, file)| part(&note, file)).collect();
     let attributes = finish::attributes(pixel_size_cm);
+    let shape = finish::found_shape(&ctx.job.carry, shape)?;
     read_slices(&ctx.job.staging, &parts, [shape[1], shape[2]], slices.clone(), &attributes).map(Slices)
 }
 
@@ -111,6 +113,7 @@ pub(crate) fn store(
     slices: &Slices,
 ) -> Result<TaskOutput, Fault> {
     let (first, shape, depth, pixel_size_cm) = work;
+    let shape = finish::found_shape(&ctx.job.carry, shape)?;
     let own = format!("{FOLDER}/{}.a{}", ctx.task.label, ctx.attempt);
     let scale = scale(recipe, &ctx.job.carry)?;
     let attributes = finish::attributes(pixel_size_cm);

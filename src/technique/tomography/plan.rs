@@ -8,8 +8,9 @@ use super::frames;
 use super::gridding::{self, Padding};
 use super::iterative;
 use super::load::{self, Opened};
+use super::locate;
 use super::outputs;
-use super::recipe::{Algorithm, Recipe};
+use super::recipe::{Algorithm, Center, Recipe};
 use super::slab;
 use crate::technique::{Fault, Plan, Resources, Stage, TaskKind, TaskSpec};
 use serde::{Deserialize, Serialize};
@@ -133,12 +134,17 @@ pub(crate) fn plan(opened: &Opened, recipe: &Recipe, resources: &Resources) -> R
     let (angles, rows, columns) = (header.projections(), header.rows, header.columns);
     let calibrations = header.flats() + header.darks;
     let mut foot = footprint(angles, calibrations, columns, resources.threads as usize, recipe.padding);
+    // Where the axis is looked for, an offset scan's image may be up to twice as wide as the detector.
+    let around = if let Center::Pixel(px) = recipe.center { px } else { 0.0 };
+    let edge = locate::image_size(recipe.turn, &opened.angles, columns, around).unwrap_or(columns);
+    foot.per_row += 4 * (edge * edge - columns * columns) as u64;
+    foot.fixed = foot.fixed.max(slab::fixed_bytes(edge, resources.threads as usize, recipe.padding) as u64);
     if recipe.algorithm == Algorithm::Direct {
         // Rows upsampled sixteen times in double precision.
         foot.per_row += 8 * 16 * 2 * (angles * columns) as u64;
     }
     if matches!(recipe.algorithm, Algorithm::Sirt | Algorithm::Cgls) {
-        foot.fixed += iterative::scratch_bytes(angles, columns, columns) as u64;
+        foot.fixed += iterative::scratch_bytes(angles, columns, edge) as u64;
     }
     // Margins are read and filtered with every slab; a single row's are part of the least that fits.
     let margins = (2 * load::reach(opened, recipe)).min(rows.saturating_sub(1));
@@ -150,7 +156,7 @@ pub(crate) fn plan(opened: &Opened, recipe: &Recipe, resources: &Resources) -> R
     // Margins that outweigh the rows are better filtered once, as whole frames.
     let whole = opened.optics.is_some() && direct.as_ref().and_then(|s| s.first()).is_none_or(|s| s.len() < margins);
     let before = frames::stages(opened, direct.as_deref().unwrap_or(&[]), whole, resources)?;
-    let after = outputs::stage(recipe, [rows, columns, columns], opened.pixel_size_cm, resources)?;
+    let after = outputs::stage(recipe, [rows, columns, columns], edge, opened.pixel_size_cm, resources)?;
     let slabs = match direct {
         // Scratch is cut anywhere, and has no margins.
         _ if before.is_some() => cut(rows, 1, foot, resources)?,

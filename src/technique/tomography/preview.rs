@@ -63,13 +63,25 @@ pub fn png(image: ArrayView2<'_, f32>, window: Window) -> Result<Vec<u8>, Fault>
     let scale = 255.0 / (window.high - window.low);
     // `as` saturates, and turns NaN into 0.
     let pixels: Vec<u8> = small.iter().map(|&v| ((v - window.low) * scale + 0.5) as u8).collect();
+    encoded(&pixels, small.dim())
+}
+
+/// A PNG of grey bytes as they are.
+///
+/// # Errors
+/// An image that PNG cannot hold.
+pub fn grey(image: ArrayView2<'_, u8>) -> Result<Vec<u8>, Fault> {
+    encoded(&image.iter().copied().collect::<Vec<u8>>(), image.dim())
+}
+
+fn encoded(pixels: &[u8], (height, width): (usize, usize)) -> Result<Vec<u8>, Fault> {
     let failed = |e: png::EncodingError| Fault::Task(format!("preview: {e}"));
     let mut out = Vec::new();
-    let mut encoder = png::Encoder::new(&mut out, small.ncols() as u32, small.nrows() as u32);
+    let mut encoder = png::Encoder::new(&mut out, width as u32, height as u32);
     encoder.set_color(png::ColorType::Grayscale);
     encoder.set_depth(png::BitDepth::Eight);
     let mut writer = encoder.write_header().map_err(failed)?;
-    writer.write_image_data(&pixels).map_err(failed)?;
+    writer.write_image_data(pixels).map_err(failed)?;
     writer.finish().map_err(failed)?;
     Ok(out)
 }

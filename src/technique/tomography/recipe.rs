@@ -15,7 +15,7 @@ use toml::{Table, Value};
 
 #[path = "recipe_steps.rs"]
 mod steps;
-pub use steps::Phase;
+pub use steps::{CenterTry, Phase};
 
 /// Where the rotation axis is.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -25,6 +25,32 @@ pub enum Center {
     Auto,
     /// Zero-based column index, see [`super::convention`].
     Pixel(f64),
+}
+
+/// How the axis is found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CenterMethod {
+    /// Vo's sinogram method.
+    #[default]
+    Vo,
+    /// Phase correlation of 0° and the flipped 180°.
+    Phase,
+    /// Least entropy of the image.
+    Entropy,
+}
+
+/// What a whole turn is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Turn {
+    /// An offset scan when the axis lies aside.
+    #[default]
+    Auto,
+    /// The image is as wide as the detector, wherever the axis lies.
+    Centered,
+    /// The axis lies near a side of the detector: the halves of the turn are blended to a wider image.
+    Offset,
 }
 
 /// How slices are reconstructed.
@@ -90,6 +116,15 @@ pub struct Recipe {
     pub center: Center,
     /// How far from the detector's middle the axis is looked for, pixels.
     pub center_search: f64,
+    /// `"vo"`, `"phase"` or `"entropy"`.
+    #[serde(default)]
+    pub center_method: CenterMethod,
+    /// `"off"` or `{ range, step }`: slices about candidate axes, as a picture.
+    #[serde(default)]
+    pub center_try: Option<CenterTry>,
+    /// `"auto"`, `"centered"` or `"offset"`.
+    #[serde(default)]
+    pub turn: Turn,
     /// `"gridding"`, `"direct"`, `"sirt"` or `"cgls"`.
     pub algorithm: Algorithm,
     /// When iterative algorithms stop.
@@ -137,6 +172,9 @@ impl Default for Recipe {
         Self {
             center: Center::Auto,
             center_search: 50.0,
+            center_method: CenterMethod::Vo,
+            center_try: None,
+            turn: Turn::Auto,
             algorithm: Algorithm::Gridding,
             iterative: Stopping::default(),
             filter: Filter::default(),
@@ -163,6 +201,9 @@ impl Default for Recipe {
 pub const KEYS: [&str; 20] = [
     "center",
     "center_search",
+    "center_method",
+    "center_try",
+    "turn",
     "algorithm",
     "iterative",
     "filter",
@@ -195,6 +236,9 @@ impl Recipe {
             match key.as_str() {
                 "center" => r.center = center(value)?,
                 "center_search" => r.center_search = number(key, value, 1.0, 4096.0)?,
+                "center_method" => r.center_method = steps::center_method(value)?,
+                "center_try" => r.center_try = steps::center_try(value)?,
+                "turn" => r.turn = steps::turn(value)?,
                 "algorithm" => r.algorithm = algorithm(value)?,
                 "iterative" => r.iterative = steps::iterative(value)?,
                 "filter" => r.filter = filter(value)?,
@@ -429,6 +473,9 @@ mod tests {
             r#"
             center = 295
             center_search = 30
+            center_method = "entropy"
+            center_try = { range = 2, step = 0.5 }
+            turn = "centered"
             algorithm = "direct"
             iterative = { iterations = 30, noise = 0.01, nonnegative = false }
             filter = "Ram-Lak"
@@ -471,6 +518,10 @@ mod tests {
     fn mistakes_are_named_with_a_remedy() {
         for (text, words) in [
             ("centre = 3", "centre|did you mean center?"),
+            ("center_method = \"entropie\"", "center_method|did you mean \"entropy\"?"),
+            ("center_try = { range = 50, step = 0.1 }", "center_try|1001 slices"),
+            ("center_try = true", "center_try|off"),
+            ("turn = 360", "turn|auto"),
             ("algorithm = \"griding\"", "algorithm|did you mean \"gridding\"?"),
             ("iterative = { iterations = 0 }", "iterative.iterations|from 1"),
             ("iterative = { iteration = 5 }", "iterative.iteration|did you mean iterations?"),

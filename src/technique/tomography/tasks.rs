@@ -2,7 +2,7 @@
 //!
 //! | task | load | compute | store |
 //! | --- | --- | --- | --- |
-//! | `preview` | a small scan | axis, slices | `preview/{slice,sinogram,coronal,sagittal}.a<attempt>.png`, shown at once |
+//! | `preview` | a small scan | axis, slices | `preview/{slice,sinogram,coronal,sagittal,centers}.a<attempt>.png`, shown at once |
 //! | `flats`, `frames-<n>` | whole frames | transmission, where a step works on frames | `scratch/…`, see [`super::frames`] |
 //! | `prepare` | a few rows | beam, axis | nothing; the axis goes into the carry |
 //! | `slab-<n>` | its rows | slices | `parts/slab-<n>.a<attempt>.h5` |
@@ -191,7 +191,7 @@ impl Technique for Tomography {
         }
         if work == Work::Preview {
             let LoadedSmall { small, angles, pixel_size_cm, read_s } = *unpack::<LoadedSmall>(loaded)?;
-            let shared = Shared { recipe: &recipe, angles: &angles, pixel_size_cm };
+            let shared = Shared { recipe: &recipe, angles: &angles, pixel_size_cm, image_size: None, bin: 1 };
             let result = Outcome::Views(Box::new(first_pass::views(&shared, small)?));
             let timings = Timings { read_s, compute_s: start.elapsed().as_secs_f64(), write_s: 0.0 };
             return Ok(Box::new(Computed { result, timings }));
@@ -203,12 +203,13 @@ impl Technique for Tomography {
             return Ok(Box::new(Computed { result, timings }));
         }
         let Loaded { mut raw, angles, pixel_size_cm, read_s, decoded } = *unpack::<Loaded>(loaded)?;
-        let shared = Shared { recipe: &recipe, angles: &angles, pixel_size_cm };
+        let shared = Shared { recipe: &recipe, angles: &angles, pixel_size_cm, image_size: None, bin: 1 };
         let one = |raw: &mut Vec<RawRows>| raw.pop().ok_or_else(|| Fault::Task("nothing was loaded".to_owned()));
         let result = match work {
             Work::Prepare { .. } => Outcome::Axis(compute::prepare(&shared, raw)?),
             _ => {
-                let center = finish::axial(&ctx.job.carry)?.rotation_center_px;
+                let Axial { rotation_center_px: center, image_size, .. } = finish::axial(&ctx.job.carry)?;
+                let shared = Shared { image_size, ..shared };
                 let (volume, repaired) = compute::slab(&shared, center, one(&mut raw)?)?;
                 Outcome::Slab(Slab { volume, repaired, decoded, pixel_size_cm })
             }
@@ -257,19 +258,23 @@ impl Technique for Tomography {
 
 fn store_views(ctx: &TaskContext, views: &Views) -> Result<Vec<OutputFile>, Fault> {
     let Views { middle, coronal, sagittal } = views;
-    [
+    let mut pictures = Vec::new();
+    for (name, image, round) in [
         ("slice", middle.slice.view(), true),
         ("sinogram", middle.sinogram.view(), false),
         ("coronal", coronal.view(), false),
         ("sagittal", sagittal.view(), false),
-    ]
-    .into_iter()
-    .map(|(name, image, round)| {
-        let png = preview::png(image, preview::window(image, round))?;
+    ] {
+        pictures.push((name, preview::png(image, preview::window(image, round))?));
+    }
+    if let Some(centers) = &middle.centers {
+        pictures.push(("centers", preview::grey(centers.view())?));
+    }
+    let written = pictures.into_iter().map(|(name, png)| {
         let relative = format!("preview/{name}.a{}.png", ctx.attempt);
         part::write_new(&ctx.job.staging, &relative, |out| out.put(&png))
-    })
-    .collect()
+    });
+    written.collect()
 }
 
 pub(crate) fn to_json<T: Serialize>(value: &T) -> Result<String, Fault> {

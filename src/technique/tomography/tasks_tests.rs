@@ -106,6 +106,25 @@ fn stripe_removal_helps_against_rings_and_harms_little_without() {
 }
 
 #[test]
+fn an_offset_scan_becomes_an_image_wider_than_the_detector() {
+    let (dir, o) = made(|o| (o.range_deg, o.angles, o.center, o.slices) = (360.0, 360, Some(103.5), 6));
+    let r = run(dir.path(), &o.out, "center_try = { range = 1, step = 0.5 }\nmask = \"none\"").unwrap();
+    let carry: serde_json::Value = serde_json::from_str(&r.output.carry).unwrap();
+    assert_eq!(carry["parameters"]["rotation_center_method"], "overlap");
+    assert!((center(&r) - 103.5).abs() < 0.2, "{}", center(&r));
+    let volume = read(&r.bundle.join("recon.h5"));
+    assert_eq!(volume.shape(), [6, 208, 208]);
+    assert_eq!(carry["output"]["shape"], serde_json::json!([6, 208, 208]));
+    // The sample is as wide as the detector and about the axis: in the middle of the wide image.
+    let truth = read(o.truth.as_ref().unwrap());
+    let error = relative_error(&volume.slice(ndarray::s![.., 40..168, 40..168]).to_owned(), &truth);
+    println!("offset scan: {error:.3}");
+    // Point-sampled edges at 128 pixels make 0.115; the axis may be wrong by a fraction of a pixel.
+    assert!(error < 0.2, "{error}");
+    assert!(r.bundle.join("preview/centers.png").exists());
+}
+
+#[test]
 fn phase_retrieval_does_not_see_where_slabs_end() {
     let (dir, o) = made(|o| (o.slices, o.angles, o.size) = (24, 60, 64));
     let volume = |workers, recipe: &str| {
@@ -163,7 +182,8 @@ fn the_chain_is_that_of_the_slab_module() {
         transmission: false,
         at: String::new(),
     };
-    let shared = compute::Shared { recipe: &recipe, angles: &angles, pixel_size_cm: Some(1e-4) };
+    let shared =
+        compute::Shared { recipe: &recipe, angles: &angles, pixel_size_cm: Some(1e-4), image_size: None, bin: 1 };
     let (got, repaired) = compute::slab(&shared, 30.5, raw).unwrap();
     let options = slab::Options { zinger, stripe: None, pixel_size_cm: Some(1e-4), ..slab::Options::default() };
     let mean = super::normalize::mean_frame;

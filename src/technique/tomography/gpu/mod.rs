@@ -112,6 +112,9 @@ pub(super) enum Outcome {
 /// [`Fault::Input`] as on the CPU, [`Fault::Task`] when the device fails.
 pub(super) fn slab(gpu: &Gpu, shared: &Shared<'_>, center: f64, raw: &RawRows) -> Result<Outcome, Fault> {
     let recipe = shared.recipe;
+    if shared.image_size.is_some() {
+        return Ok(Outcome::Declined("an image wider than the detector is made on the CPU".to_owned()));
+    }
     if let Some(why) = unknown_choice(recipe) {
         return Ok(Outcome::Declined(why));
     }
