@@ -105,7 +105,7 @@ pub(crate) fn store(
             "chunks_decoded": decoded(&ctx.job.carry)?,
             "memory": {
                 "task_bound_bytes": bounded(recipe, &ctx.job.resources).task_memory,
-                "executor_peak_bytes": slabs(&ctx.job.carry)?.iter().map(|(n, _)| n.peak_bytes).max(),
+                "executor_peak_bytes": self::slabs(&ctx.job.carry)?.iter().map(|(n, _)| n.peak_bytes).max(),
             },
         },
     });

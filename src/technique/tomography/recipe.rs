@@ -198,7 +198,7 @@ impl Default for Recipe {
 }
 
 /// Every key, in the order of the documentation.
-pub const KEYS: [&str; 20] = [
+pub const KEYS: [&str; 23] = [
     "center",
     "center_search",
     "center_method",
