@@ -53,6 +53,9 @@ pub struct TomographyArgs {
     /// How the file is laid out.
     #[arg(long, value_enum, default_value = "data-exchange")]
     pub layout: Layout,
+    /// Compress the chunks, with the layout `nxtomo`.
+    #[arg(long)]
+    pub packed: bool,
     /// Photons a pixel in the open beam, for Poisson noise; none by default.
     #[arg(long, value_name = "PHOTONS")]
     pub noise: Option<f64>,
@@ -88,6 +91,12 @@ pub enum Layout {
     DataExchange,
     /// An NXtomo entry, as at Diamond.
     Nxtomo,
+    /// ALS 8.3.2 as it writes today.
+    Als,
+    /// ALS 8.3.2 as it wrote before.
+    AlsLegacy,
+    /// A folder with a TIFF file for each frame.
+    Tiff,
 }
 
 /// Gain error of ring-making columns.
@@ -113,7 +122,11 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
         layout: match args.layout {
             Layout::DataExchange => SynthLayout::DataExchange,
             Layout::Nxtomo => SynthLayout::NxTomo,
+            Layout::Als => SynthLayout::Als,
+            Layout::AlsLegacy => SynthLayout::AlsLegacy,
+            Layout::Tiff => SynthLayout::Tiff,
         },
+        packed: args.packed,
         photons: args.noise,
         rings: if args.rings { RING_GAIN } else { 0.0 },
         seed: args.seed,

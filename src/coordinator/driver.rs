@@ -145,6 +145,7 @@ impl Driver {
         let mut answers: Vec<(WorkerId, FromWorker)> = Vec::new();
         let mut heard: BTreeMap<WorkerId, Instant> = BTreeMap::new();
         let mut given_up: BTreeMap<WorkerId, bool> = BTreeMap::new();
+        let mut peaks: BTreeMap<WorkerId, u64> = BTreeMap::new();
         let mut shown = Instant::now();
         // Workers that said hello and are not in the heartbeat on disk yet, and what must follow that.
         let mut joining: VecDeque<(u64, Event)> = VecDeque::new();
@@ -155,6 +156,9 @@ impl Driver {
             for (worker, message) in answers.drain(..) {
                 if self.is_given_up(worker, &message, &mut given_up) {
                     continue;
+                }
+                if let FromWorker::Beat { peak_bytes } = &message {
+                    peaks.insert(worker, *peak_bytes);
                 }
                 match self.event_of(worker, message, &mut heard) {
                     Some((0, event)) => self.core.step(self.clock.now(), event, &mut orders),
@@ -190,7 +194,11 @@ impl Driver {
             held = waiting;
             if shown.elapsed() >= SHOW || finished {
                 shown = Instant::now();
-                (self.show)(self.core.view(self.clock.now()));
+                let mut view = self.core.view(self.clock.now());
+                for w in &mut view.workers {
+                    w.peak_bytes = peaks.get(&WorkerId(w.worker)).copied().unwrap_or(0);
+                }
+                (self.show)(view);
                 self.give_up_silent(&mut heard, &mut given_up, &mut orders);
             }
             if finished {

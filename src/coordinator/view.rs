@@ -66,6 +66,9 @@ pub struct WorkerView {
     /// It gets nothing more: too many tasks failed on it and went well elsewhere.
     #[serde(default)]
     pub drained: bool,
+    /// Most memory its executor ever held, bytes, as it says itself; 0 until it does.
+    #[serde(default)]
+    pub peak_bytes: u64,
 }
 
 /// Everything at a glance.
@@ -142,6 +145,8 @@ impl Core {
             ended: w.ended,
             failed: w.failed,
             drained: w.drained,
+            // Beats do not reach the core; the driver knows.
+            peak_bytes: 0,
         });
         View {
             streams,

@@ -16,8 +16,10 @@ pub(crate) mod h5;
 mod layout_tests;
 pub(crate) mod links;
 pub(crate) mod nxtomo;
+pub mod output;
 pub mod part;
 pub mod probe;
+pub mod scratch;
 pub mod source;
 pub mod stack;
 pub mod superblock;
@@ -27,6 +29,7 @@ pub mod throttle;
 pub(crate) mod tiff;
 pub(crate) mod tiff_folder;
 pub mod volume;
+pub(crate) mod zarr;
 
 pub use source::{Companions, FrameList, TomoHeader, TomoSource};
 

@@ -11,6 +11,7 @@
 //! - After an error the target is removed, as far as possible.
 //! - The same data gives the same bytes: no times are recorded in the metadata.
 
+use super::output::Scale;
 use super::throttle;
 use crate::technique::{Fault, OutputFile};
 use hdf5::plist::dataset_create::{AllocTime, FillTime, Layout};
@@ -47,10 +48,16 @@ pub(crate) struct Frame {
 
 /// Makes the metadata of a file with [`DATASET`] of `shape`, f32, little-endian, contiguous.
 pub(crate) fn frame(shape: [usize; 3], attributes: &VolumeAttributes) -> Result<Frame, Fault> {
+    frame_of(shape, attributes, None)
+}
+
+/// As [`frame`], for integers when there is a scale: its ends become the attributes `integer_low` and `integer_high`.
+pub(crate) fn frame_of(shape: [usize; 3], attributes: &VolumeAttributes, scale: Option<Scale>) -> Result<Frame, Fault> {
     let scratch = scratch_file()?;
     let failed = |e: hdf5::Error| Fault::Task(format!("{}: {}", scratch.path().display(), super::h5::short(&e)));
-    let bytes = shape.iter().map(|&n| n as u64).product::<u64>() * 4;
-    let offset = make(scratch.path(), shape, attributes)
+    let each = scale.map_or(4, |s| u64::from(s.bits) / 8);
+    let bytes = shape.iter().map(|&n| n as u64).product::<u64>() * each;
+    let offset = make(scratch.path(), shape, attributes, scale)
         .map_err(failed)?
         .ok_or_else(|| Fault::Task("the HDF5 library gave no address for contiguous data".to_owned()))?;
     let io = |e: std::io::Error| Fault::Task(format!("{}: {e}", scratch.path().display()));
@@ -66,12 +73,21 @@ pub(crate) fn frame(shape: [usize; 3], attributes: &VolumeAttributes) -> Result<
     Ok(Frame { head, tail })
 }
 
-fn make(path: &Path, shape: [usize; 3], attributes: &VolumeAttributes) -> hdf5::Result<Option<u64>> {
+fn make(
+    path: &Path,
+    shape: [usize; 3],
+    attributes: &VolumeAttributes,
+    scale: Option<Scale>,
+) -> hdf5::Result<Option<u64>> {
     // One critical section: other threads' library calls wait a millisecond instead of interleaving.
     hdf5::sync::sync(|| {
         let file = hdf5::File::with_options().with_fapl(|p| p.file_locking(false)).create(path)?;
-        let dataset = file
-            .new_dataset::<f32>()
+        let builder = match scale {
+            None => file.new_dataset::<f32>(),
+            Some(Scale { bits: 8, .. }) => file.new_dataset::<u8>(),
+            Some(_) => file.new_dataset::<u16>(),
+        };
+        let dataset = builder
             .shape(shape)
             .layout(Layout::Contiguous)
             .alloc_time(Some(AllocTime::Early))
@@ -79,6 +95,9 @@ fn make(path: &Path, shape: [usize; 3], attributes: &VolumeAttributes) -> hdf5::
             .obj_track_times(false)
             .create(DATASET)?;
         write_attributes(&dataset, attributes)?;
+        for (name, value) in scale.iter().flat_map(|s| [("integer_low", s.low), ("integer_high", s.high)]) {
+            dataset.new_attr::<f32>().create(name)?.write_scalar(&value)?;
+        }
         let offset = dataset.offset();
         drop(dataset);
         file.close()?;

@@ -7,7 +7,8 @@
 //!   bytes that changed on disk since they were hashed in memory are a [`Fault::Storage`].
 //! - Both check that the parts are there with their recorded sizes and cover `0..z` without gap or overlap.
 
-use super::part::{DATASET, Hashed, VolumeAttributes, frame, hex, scratch_file, write_attributes, write_new};
+use super::output::Scale;
+use super::part::{DATASET, Hashed, VolumeAttributes, frame, frame_of, hex, scratch_file, write_attributes, write_new};
 use super::throttle;
 use crate::technique::{Fault, OutputFile};
 use hdf5::plist::dataset_create::Layout;
@@ -15,6 +16,7 @@ use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 const BLOCK_BYTES: usize = 4 << 20;
@@ -102,7 +104,52 @@ pub fn virtual_over(
     write_new(staging, relative, |out| out.put(&bytes))
 }
 
-/// Writes `<staging>/<relative>`, one plain dataset with the data of all parts. The parts are left in place.
+/// Reads slices out of the parts that hold them, `[z, y, x]`; `side`: `[y, x]`, `attributes`: what the parts were written
+/// with.
+///
+/// # Errors
+/// [`Fault::Storage`] for bytes that are gone, [`Fault::Task`] for slices that no part holds.
+pub fn read_slices(
+    staging: &Path,
+    parts: &[PartOf],
+    side: [usize; 2],
+    slices: Range<usize>,
+    attributes: &VolumeAttributes,
+) -> Result<ndarray::Array3<f32>, Fault> {
+    let [y, x] = side;
+    let mut out = ndarray::Array3::zeros((slices.len(), y, x));
+    let mut found = 0;
+    for part in parts {
+        let wanted = part.slices.start.max(slices.start)..part.slices.end.min(slices.end);
+        if wanted.is_empty() {
+            continue;
+        }
+        let head = frame([part.slices.len(), y, x], attributes)?.head.len();
+        let path = staging.join(&part.file.path);
+        let failed = |e: std::io::Error| match e.kind() {
+            std::io::ErrorKind::UnexpectedEof => Fault::Storage(format!("{}: lost its end", path.display())),
+            _ => Fault::writing(&path, &e),
+        };
+        let file = File::open(&path).map_err(failed)?;
+        let mut bytes = vec![0u8; y * x * 4];
+        for z in wanted.clone() {
+            throttle::take(bytes.len());
+            let at = head + (z - part.slices.start) * bytes.len();
+            file.read_exact_at(&mut bytes, at as u64).map_err(failed)?;
+            let to = out.index_axis_mut(ndarray::Axis(0), z - slices.start);
+            to.into_iter().zip(bytes.as_chunks::<4>().0).for_each(|(o, b)| *o = f32::from_le_bytes(*b));
+        }
+        found += wanted.len();
+    }
+    if found == slices.len() {
+        Ok(out)
+    } else {
+        Err(Fault::Task(format!("parts hold {found} of the slices {slices:?}")))
+    }
+}
+
+/// Writes `<staging>/<relative>`, one plain dataset with the data of all parts, as integers when there is a scale. The
+/// parts are left in place.
 ///
 /// # Errors
 /// As [`virtual_over`]; a part whose hash changed is [`Fault::Storage`].
@@ -112,23 +159,33 @@ pub fn merge(
     parts: &[PartOf],
     shape: [usize; 3],
     attributes: &VolumeAttributes,
+    scale: Option<Scale>,
 ) -> Result<OutputFile, Fault> {
     let [slices, y, x] = shape;
     let parts = check(staging, parts, slices)?;
-    let whole = frame(shape, attributes)?;
+    let whole = frame_of(shape, attributes, scale)?;
     write_new(staging, relative, |out| {
         out.put(&whole.head)?;
         for part in &parts {
             // A part's metadata depends on its shape and attributes only, so its head's length is known.
             let head = frame([part.slices.len(), y, x], attributes)?.head.len() as u64;
-            copy_data(staging, part, head, (part.slices.len() * y * x * 4) as u64, out)?;
+            copy_data(staging, part, head, (part.slices.len() * y * x * 4) as u64, scale, out)?;
         }
         out.put(&whole.tail)
     })
 }
 
 /// Appends bytes `head..head + data` of a part to `out`, hashing all of it.
-fn copy_data(staging: &Path, part: &PartOf, head: u64, data: u64, out: &mut Hashed) -> Result<(), Fault> {
+fn copy_data(
+    staging: &Path,
+    part: &PartOf,
+    head: u64,
+    data: u64,
+    scale: Option<Scale>,
+    out: &mut Hashed,
+) -> Result<(), Fault> {
+    // A read may end inside a number.
+    let mut pending: Vec<u8> = Vec::new();
     let path = staging.join(&part.file.path);
     let mut file = File::open(&path).map_err(|e| Fault::writing(&path, &e))?;
     let mut hash = Sha256::new();
@@ -146,7 +203,16 @@ fn copy_data(staging: &Path, part: &PartOf, head: u64, data: u64, out: &mut Hash
         let bytes = block.get(..got).unwrap_or(&[]);
         hash.update(bytes);
         if (head..head + data).contains(&position) {
-            out.put(bytes)?;
+            match scale {
+                None => out.put(bytes)?,
+                Some(_) => {
+                    pending.extend_from_slice(bytes);
+                    let (numbers, rest) = pending.as_chunks::<4>();
+                    let values: Vec<f32> = numbers.iter().map(|b| f32::from_le_bytes(*b)).collect();
+                    out.put(&super::output::bytes(values.iter(), scale))?;
+                    pending = rest.to_vec();
+                }
+            }
         }
         position += got as u64;
     }
@@ -204,7 +270,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let data = Array3::from_shape_fn((7, 33, 35), |(z, y, x)| (z * 10_000 + y * 100 + x) as f32);
         let list = parts(dir.path(), &data, &[0, 2, 7]);
-        let out = merge(dir.path(), "recon.h5", &list, [7, 33, 35], &attributes()).unwrap();
+        let out = merge(dir.path(), "recon.h5", &list, [7, 33, 35], &attributes(), None).unwrap();
         assert_eq!(out.sha256, sha256_of(&dir.path().join("recon.h5")).unwrap());
         std::fs::remove_dir_all(dir.path().join("parts")).unwrap();
         assert_eq!(read(&dir.path().join("recon.h5")), data);
@@ -221,10 +287,10 @@ mod tests {
         let path = dir.path().join(&list[1].file.path);
         let file = File::options().write(true).open(&path).unwrap();
         file.write_all_at(&[1], file.metadata().unwrap().len() - 600).unwrap();
-        let fault = merge(dir.path(), "b.h5", &list, [6, 8, 8], &attributes()).unwrap_err();
+        let fault = merge(dir.path(), "b.h5", &list, [6, 8, 8], &attributes(), None).unwrap_err();
         assert!(matches!(fault, Fault::Storage(_)), "{fault}");
         assert!(!dir.path().join("b.h5").exists());
         file.set_len(100).unwrap();
-        assert!(matches!(merge(dir.path(), "c.h5", &list, [6, 8, 8], &attributes()), Err(Fault::Storage(_))));
+        assert!(matches!(merge(dir.path(), "c.h5", &list, [6, 8, 8], &attributes(), None), Err(Fault::Storage(_))));
     }
 }

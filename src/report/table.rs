@@ -137,10 +137,12 @@ fn pilot(out: &mut String, p: &PilotReport) {
         );
     }
     let failed: u64 = v.workers.iter().map(|w| w.failed).sum();
+    let peak = v.workers.iter().map(|w| w.peak_bytes).max().unwrap_or(0);
+    let held = if peak > 0 { format!(", at most {:.1} GB held by one", peak as f64 / 1e9) } else { String::new() };
     let busy = v.workers.iter().filter(|w| w.in_flight > 0).count();
     let _ = writeln!(
         out,
-        "  workers: {busy} of {} busy, {} tasks done, {failed} tries failed\n",
+        "  workers: {busy} of {} busy, {} tasks done, {failed} tries failed{held}\n",
         v.workers.len(),
         v.counts.tasks
     );

@@ -83,8 +83,8 @@ pub enum FromWorker {
     },
     /// Alive, sent every second or so even while computing.
     Beat {
-        /// Resident memory of the process, bytes.
-        rss: u64,
+        /// Most memory the process ever held, bytes.
+        peak_bytes: u64,
     },
     /// The executor ended without being asked to; the replacement's `Hello` follows when it is up.
     ExecutorDied {

@@ -407,7 +407,7 @@ impl Shared {
             if now >= due {
                 due = now + self.config.beat;
                 drop(queue);
-                self.emit(FromWorker::Beat { rss: super::topology::resident_bytes() });
+                self.emit(FromWorker::Beat { peak_bytes: super::topology::peak_bytes() });
                 if let Some(reason) = crate::device::lost().filter(|_| !lost) {
                     lost = true;
                     self.emit(FromWorker::Unfit { reason: reason.to_owned() });

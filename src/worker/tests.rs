@@ -370,7 +370,9 @@ fn beats_go_on_while_a_task_hangs_and_goodbye_does_not_wait_for_it() {
     *rig.fake.gate.lock().unwrap() = Some(gate);
     rig.run(1, TaskKind::Stage, "wait");
     rig.run(2, TaskKind::Stage, "");
-    let beats = |seen: &[FromWorker]| seen.iter().filter(|m| matches!(m, FromWorker::Beat { rss } if *rss > 0)).count();
+    let beats = |seen: &[FromWorker]| {
+        seen.iter().filter(|m| matches!(m, FromWorker::Beat { peak_bytes } if *peak_bytes > 0)).count()
+    };
     rig.until(|seen| seen.contains(&FromWorker::Started { attempt: 1 }) && beats(seen) >= 5);
     rig.send(ToWorker::Shutdown);
     rig.until(|seen| seen.contains(&FromWorker::Bye));

@@ -127,10 +127,10 @@ fn cgroup_free(mount: &Path, own: &str) -> Option<u64> {
     least
 }
 
-/// Resident memory of this process in bytes; 0 when unknown.
-pub fn resident_bytes() -> u64 {
+/// Most memory this process ever held, bytes.
+pub fn peak_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kib = status.lines().find_map(|l| l.strip_prefix("VmRSS:")?.trim().strip_suffix("kB")?.trim().parse().ok());
+    let kib = status.lines().find_map(|l| l.strip_prefix("VmHWM:")?.trim().strip_suffix("kB")?.trim().parse().ok());
     kib.unwrap_or(0u64) << 10
 }
 
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn this_process_has_cores_and_memory() {
-        assert!(resident_bytes() > 1 << 20);
+        assert!(peak_bytes() > 1 << 20);
         assert!(affinity().iter().any(|b| *b != 0));
         let share = share(1, 1);
         assert!(share.threads >= 1 && share.task_memory >= LEAST_MEMORY);

@@ -14,7 +14,7 @@ use super::stripe::Stripe;
 use super::zinger;
 use crate::technique::Fault;
 use ndarray::parallel::prelude::*;
-use ndarray::{Array2, Array3, ArrayView3, Axis, s};
+use ndarray::{Array2, Array3, ArrayView2, ArrayView3, Axis, s};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
@@ -39,6 +39,8 @@ pub struct RawRows {
     pub optics: Option<Optics>,
     /// May there be NaN in the data at all?
     pub floating: bool,
+    /// The projections are transmission already, zingers removed: the frame-order stage did it.
+    pub transmission: bool,
     /// `file: dataset`, for messages.
     pub at: String,
 }
@@ -98,17 +100,38 @@ impl Integrals {
     }
 }
 
-/// Turns raw rows into line integrals; stripes stay in, for the search of the axis errs by pixels when they are removed
-/// (measured: 2 px on a phantom 512 wide).
+/// Dark and flats as the recipe wants them: data that is normalised already passes with flat 1 and dark 0.
+pub(super) fn calibration(
+    recipe: &Recipe,
+    shape: (usize, usize),
+    dark: Option<Array2<f32>>,
+    flats: Vec<Flat>,
+) -> (Array2<f32>, Vec<Flat>) {
+    if recipe.normalize {
+        (dark.unwrap_or_else(|| Array2::zeros(shape)), flats)
+    } else {
+        (Array2::zeros(shape), vec![Flat { at: 0.0, mean: Array2::ones(shape) }])
+    }
+}
+
+/// Counts to transmission without zingers, phase retrieved when there are `optics`, in place; `first` is the projection of the first frame.
 ///
 /// # Errors
-/// [`Fault::Input`] for data that cannot be used, in words for the beamline scientist.
-pub fn line_integrals(raw: RawRows, recipe: &Recipe) -> Result<(Integrals, Repaired), Fault> {
-    let RawRows { projections: mut data, darks, flats, margin, optics, floating, at, .. } = raw;
-    let (_, rows, columns) = data.dim();
+/// [`Fault::Input`] for data that cannot be used.
+#[allow(clippy::too_many_arguments)] // One call from each of two places.
+pub(super) fn transmission(
+    data: &mut Array3<f32>,
+    dark: ArrayView2<'_, f32>,
+    flats: &[Flat],
+    first: usize,
+    recipe: &Recipe,
+    optics: Option<Optics>,
+    floating: bool,
+    at: &str,
+) -> Result<Repaired, Fault> {
     let mut repaired = Repaired::default();
     if floating {
-        repaired.non_finite = non_finite(&data);
+        repaired.non_finite = non_finite(data);
         let share = repaired.non_finite as f64 / data.len().max(1) as f64;
         if share > BAD_SHARE {
             return Err(Fault::Input(format!(
@@ -119,21 +142,32 @@ pub fn line_integrals(raw: RawRows, recipe: &Recipe) -> Result<(Integrals, Repai
         }
     }
     let refused = |e: TomographyError| Fault::Input(format!("{at}: {e}"));
-    let (dark, flats) = if recipe.normalize {
-        let dark = darks.map_or_else(|| Array2::zeros((rows, columns)), |d| normalize::mean_frame(d.view()));
-        let means = flats.into_iter().map(|(at, f)| Flat { at, mean: normalize::mean_frame(f.view()) });
-        (dark, means.collect::<Vec<_>>())
-    } else {
-        (Array2::zeros((rows, columns)), vec![Flat { at: 0.0, mean: Array2::ones((rows, columns)) }])
-    };
-    let repairs = normalize::transmission(data.view_mut(), dark.view(), &flats, 0).map_err(refused)?;
-    repaired.interpolated = repairs.interpolated;
+    repaired.interpolated = normalize::transmission(data.view_mut(), dark, flats, first).map_err(refused)?.interpolated;
     if let Some(options) = recipe.zinger {
         repaired.zingers = zinger::remove(data.view_mut(), options).map_err(refused)?;
     }
     if let Some(optics) = optics {
         paganin::retrieve(data.view_mut(), &optics).map_err(refused)?;
     }
+    Ok(repaired)
+}
+
+/// Turns raw rows into line integrals; stripes stay in, for the search of the axis errs by pixels when they are removed
+/// (measured: 2 px on a phantom 512 wide).
+///
+/// # Errors
+/// [`Fault::Input`] for data that cannot be used, in words for the beamline scientist.
+pub fn line_integrals(raw: RawRows, recipe: &Recipe) -> Result<(Integrals, Repaired), Fault> {
+    let RawRows { projections: mut data, darks, flats, margin, optics, floating, at, .. } = raw;
+    let (_, rows, columns) = data.dim();
+    let mut repaired = Repaired::default();
+    if !raw.transmission {
+        let dark = darks.map(|d| normalize::mean_frame(d.view()));
+        let means = flats.into_iter().map(|(at, f)| Flat { at, mean: normalize::mean_frame(f.view()) }).collect();
+        let (dark, flats) = calibration(recipe, (rows, columns), dark, means);
+        repaired = transmission(&mut data, dark.view(), &flats, 0, recipe, optics, floating, &at)?;
+    }
+    let refused = |e: TomographyError| Fault::Input(format!("{at}: {e}"));
     if recipe.minus_log {
         repaired.floored = normalize::minus_log(data.view_mut(), FLOOR).map_err(refused)?;
     }

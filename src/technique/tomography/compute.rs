@@ -3,40 +3,26 @@
 //! Contract: the reconstruction plan (kernel tables and scratch of all threads) is shared by the slabs of a job; the
 //! last one used is kept, because an executor works through one job's slabs in a row.
 
-use super::center::{self, Search};
 use super::chain::{RawRows, Repaired, check_beam, line_integrals};
 use super::convention;
 use super::direct;
 use super::gpu;
 use super::gridding::{Geometry, Plan};
 use super::iterative::{self, Method};
+use super::locate::{self, search};
 use super::mask;
-use super::recipe::{Algorithm, Center, Recipe};
+use super::offset;
+use super::recipe::{Algorithm, Recipe};
+use super::strip;
 use crate::device::{self, Selected};
 use crate::technique::Fault;
-use ndarray::{Array2, Array3, ArrayView3, Axis, s};
-use serde::{Deserialize, Serialize};
+use ndarray::{Array2, Array3, ArrayView3, Axis};
 use std::sync::{Arc, Mutex};
+
+pub use super::locate::Axial;
 
 /// Points per pixel of the direct method's interpolation.
 pub(super) const UPSAMPLING: usize = 8;
-/// A search whose minimum is shallower than this found nothing.
-const CONTRAST: f64 = 1.05;
-/// Fewer angles than this are not searched.
-const SEARCH_ANGLES: usize = 8;
-
-/// Where the axis is, and how that is known.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Axial {
-    /// Zero-based column.
-    pub rotation_center_px: f64,
-    /// `recipe`, or `vo`.
-    pub method: String,
-    /// What each searched row gave.
-    pub rows: Vec<(usize, f64)>,
-    /// Doubts, in words.
-    pub warnings: Vec<String>,
-}
 
 /// Everything slabs of one job share.
 pub struct Shared<'a> {
@@ -46,6 +32,10 @@ pub struct Shared<'a> {
     pub angles: &'a [f64],
     /// Centimetres.
     pub pixel_size_cm: Option<f64>,
+    /// Edge of the image, when it is an offset scan's.
+    pub image_size: Option<usize>,
+    /// Columns of the detector that one column of these data stands for; only pictures say so.
+    pub bin: usize,
 }
 
 /// Finds the axis on some rows, each given as its own raw rows.
@@ -54,9 +44,9 @@ pub struct Shared<'a> {
 /// [`Fault::Input`] when there is no beam, or nothing to search.
 pub fn prepare(shared: &Shared<'_>, raw: Vec<RawRows>) -> Result<Axial, Fault> {
     check_beam(&raw, shared.recipe)?;
-    if let Center::Pixel(rotation_center_px) = shared.recipe.center {
-        let method = "recipe".to_owned();
-        return Ok(Axial { rotation_center_px, method, rows: Vec::new(), warnings: Vec::new() });
+    let columns = raw.first().map_or(0, |r| r.projections.len_of(Axis(2)));
+    if let Some(axial) = locate::given(shared, columns) {
+        return Ok(axial);
     }
     let mut sinograms = Vec::new();
     for rows in raw {
@@ -67,48 +57,6 @@ pub fn prepare(shared: &Shared<'_>, raw: Vec<RawRows>) -> Result<Axial, Fault> {
         }
     }
     search(shared, &sinograms)
-}
-
-fn search(shared: &Shared<'_>, sinograms: &[(usize, String, Array2<f32>)]) -> Result<Axial, Fault> {
-    let half = center::half_turn(shared.angles);
-    let mut warnings = Vec::new();
-    let mut found = Vec::new();
-    for (row, at, sinogram) in sinograms {
-        if half < SEARCH_ANGLES {
-            return Err(Fault::Input(format!(
-                "{at}: {half} projections within half a turn, the search for the axis wants {SEARCH_ANGLES}; set center in the recipe"
-            )));
-        }
-        let range = shared.recipe.center_search.min(sinogram.ncols() as f64 / 2.0);
-        let options = Search { range: range.max(1.0), ..Search::default() };
-        let estimate = center::vo(sinogram.slice(s![..half, ..]), &options).map_err(|e| {
-            Fault::Input(format!("{at}: row {row}: the rotation axis cannot be found: {e}; set center in the recipe"))
-        })?;
-        found.push((*row, estimate));
-    }
-    // Rows without a clear minimum (air, beam edge) have no vote, unless there are no others.
-    let clear: Vec<_> = found.iter().filter(|(_, e)| e.contrast >= CONTRAST && !e.at_edge).collect();
-    let mut votes: Vec<f64> = clear.iter().map(|(_, e)| e.center).collect();
-    if votes.is_empty() {
-        warnings.push("no row showed a clear rotation axis; check the preview, or set center in the recipe".to_owned());
-        votes = found.iter().map(|(_, e)| e.center).collect();
-    }
-    votes.sort_by(f64::total_cmp);
-    let Some(&rotation_center_px) = votes.get(votes.len() / 2) else {
-        return Err(Fault::Task("no row to search the rotation axis on".to_owned()));
-    };
-    if found.iter().any(|(_, e)| e.at_edge) {
-        warnings.push(format!(
-            "on some rows the axis lies at the end of the searched range (±{} px); widen center_search",
-            shared.recipe.center_search
-        ));
-    }
-    let spread = votes.last().unwrap_or(&0.0) - votes.first().unwrap_or(&0.0);
-    if spread > 2.0 {
-        warnings.push(format!("rows disagree about the rotation axis by {spread:.1} px; is the axis tilted?"));
-    }
-    let rows = found.iter().map(|(row, e)| (*row, e.center)).collect();
-    Ok(Axial { rotation_center_px, method: "vo".to_owned(), rows, warnings })
 }
 
 /// Reconstructs rows: `[z, y, x]` per centimetre, or per pixel when its size is not known.
@@ -147,8 +95,17 @@ fn images(shared: &Shared<'_>, center: f64, sinograms: ArrayView3<'_, f32>, at: 
         centre: center,
         filter: recipe.filter,
         padding: recipe.padding,
+        size: shared.image_size.unwrap_or(columns),
         ..Geometry::new(columns, shared.angles)
     };
+    let iterates = matches!(recipe.algorithm, Algorithm::Sirt | Algorithm::Cgls);
+    // An iteration explains every projection by itself; a sum of back-projections must count nothing twice.
+    let blended = (shared.image_size.is_some() && !iterates).then(|| {
+        let mut copy = sinograms.to_owned();
+        offset::blend(copy.view_mut(), center);
+        copy
+    });
+    let sinograms = blended.as_ref().map_or(sinograms, |copy| copy.view());
     let refused = |e| Fault::Input(format!("{at}: {e}"));
     let mut volume = match recipe.algorithm {
         Algorithm::Gridding => plan_for(&geometry).map_err(refused)?.reconstruct(sinograms).map_err(refused)?,
@@ -176,6 +133,8 @@ pub struct Picture {
     pub slice: Array2<f32>,
     /// Its sinogram.
     pub sinogram: Array2<f32>,
+    /// Slices about candidate axes, when the recipe wants them: an 8-bit picture.
+    pub centers: Option<Array2<u8>>,
 }
 
 /// Reconstructs one row and finds the axis on it; by gridding when the recipe's algorithm iterates, for a preview is wanted
@@ -188,17 +147,22 @@ pub fn picture(shared: &Shared<'_>, raw: RawRows) -> Result<Picture, Fault> {
     let (row, at) = (raw.rows.start, raw.at.clone());
     let (mut integrals, _) = line_integrals(raw, shared.recipe)?;
     let sinogram = integrals.sinograms().index_axis(Axis(0), 0).to_owned();
-    let axial = match shared.recipe.center {
-        Center::Pixel(px) => {
-            Axial { rotation_center_px: px, method: "recipe".into(), rows: Vec::new(), warnings: Vec::new() }
-        }
-        Center::Auto => search(shared, &[(row, at.clone(), sinogram.clone())])?,
+    let axial = match locate::given(shared, sinogram.ncols()) {
+        Some(axial) => axial,
+        None => search(shared, &[(row, at.clone(), sinogram.clone())])?,
     };
     integrals.remove_stripes(shared.recipe, &at)?;
     let quick = Recipe { algorithm: Algorithm::Gridding, ..shared.recipe.clone() };
-    let shared = &Shared { recipe: &quick, ..*shared };
-    let volume = images(shared, axial.rotation_center_px, integrals.sinograms(), &at)?;
-    Ok(Picture { axial, slice: volume.index_axis(Axis(0), 0).to_owned(), sinogram })
+    let shared = &Shared { recipe: &quick, image_size: axial.image_size, ..*shared };
+    let slice = |center: f64| -> Result<Array2<f32>, Fault> {
+        Ok(images(shared, center, integrals.sinograms(), &at)?.index_axis_move(Axis(0), 0))
+    };
+    let candidates = shared.recipe.center_try.map(|t| t.candidates(axial.rotation_center_px));
+    let column = |c: f64| (c + 0.5) * shared.bin as f64 - 0.5;
+    let one = |c: f64| Ok((format!("{:.2}", column(c)), slice(c)?));
+    let tried = candidates.map(|all| all.into_iter().map(one).collect::<Result<Vec<_>, Fault>>());
+    let centers = tried.transpose()?.map(|slices| strip::picture(&slices));
+    Ok(Picture { slice: slice(axial.rotation_center_px)?, axial, sinogram, centers })
 }
 
 type Kept = Option<(Vec<u64>, Arc<Plan>)>;

@@ -10,8 +10,12 @@
 
 use super::chain::Repaired;
 use super::compute::Axial;
-use super::recipe::Recipe;
+use super::frames;
+use super::outputs;
+use super::plan::bounded;
+use super::recipe::{Output, Recipe};
 use super::tasks::SlabNote;
+use crate::formats::output::{Scale, dtype};
 use crate::formats::part::{VolumeAttributes, sha256_of};
 use crate::formats::volume::{PartOf, merge, virtual_over};
 use crate::technique::{Fault, OutputFile, TaskContext, TaskKind, TaskOutput, TaskRecord};
@@ -33,6 +37,11 @@ pub(crate) fn axial(carry: &[TaskRecord]) -> Result<Axial, Fault> {
         .map_err(|e| Fault::Task(format!("the prepare task's result cannot be read: {e}")))
 }
 
+/// The volume's shape: only when the axis is known, an offset scan is known for one.
+pub(crate) fn found_shape(carry: &[TaskRecord], planned: [usize; 3]) -> Result<[usize; 3], Fault> {
+    Ok(axial(carry)?.image_size.map_or(planned, |edge| [planned[0], edge, edge]))
+}
+
 /// Unit and axes of what is written.
 pub(crate) fn attributes(pixel_size_cm: Option<f64>) -> VolumeAttributes {
     VolumeAttributes {
@@ -52,15 +61,21 @@ pub(crate) fn store(
 ) -> Result<TaskOutput, Fault> {
     let staging = &ctx.job.staging;
     let axial = axial(&ctx.job.carry)?;
+    let columns = shape[2];
+    let shape = found_shape(&ctx.job.carry, shape)?;
     let acquisition: serde_json::Value = serde_json::from_str(acquisition).unwrap_or_default();
     let pixel_size_cm = acquisition.get("pixel_size_cm").and_then(serde_json::Value::as_f64);
     let (parts, repaired) = parts(&ctx.job.carry, slabs)?;
     let bytes = shape.iter().map(|&n| n as u64).product::<u64>() * 4;
-    let plain = recipe.single_file || bytes <= PLAIN_BYTES;
+    let scale = outputs::scale(recipe, &ctx.job.carry)?;
+    let hdf5 = recipe.output.contains(&Output::Hdf5);
+    let plain = recipe.single_file || bytes <= PLAIN_BYTES || scale.is_some();
     let attributes = attributes(pixel_size_cm);
-    let mut files = Vec::new();
-    if plain {
-        files.push(merged(ctx, &parts, shape, &attributes)?);
+    let mut files = outputs::assemble(ctx, recipe, shape, pixel_size_cm)?;
+    if !hdf5 {
+        // The parts were only on the way to the other outputs.
+    } else if plain {
+        files.push(merged(ctx, &parts, shape, &attributes, scale)?);
     } else {
         let own = format!("recon.a{}.tmp.h5", ctx.attempt);
         remove(&staging.join(&own))?;
@@ -71,19 +86,27 @@ pub(crate) fn store(
     }
     files.extend(previews(staging, &ctx.job.carry)?);
     sweep(staging, &files)?;
+    super::preview::withdraw(ctx);
     files.sort_by(|a, b| a.path.cmp(&b.path));
     let carry = serde_json::json!({
-        "parameters": parameters(recipe, &axial, pixel_size_cm, shape[2]),
+        "parameters": parameters(recipe, &axial, pixel_size_cm, columns),
         "acquisition": acquisition,
         "output": {
-            "file": RESULT,
-            "dataset": crate::formats::part::DATASET,
+            "file": hdf5.then_some(RESULT),
+            "dataset": hdf5.then_some(crate::formats::part::DATASET),
+            "formats": recipe.output,
             "shape": shape,
-            "dtype": "float32",
+            "dtype": dtype(scale),
+            "integer": scale,
             "units": attributes.units,
             "axes": attributes.axes,
-            "storage": if plain { "plain" } else { "virtual dataset over parts/" },
+            "storage": if !hdf5 { "other outputs only" } else if plain { "plain" } else { "virtual dataset over parts/" },
             "repaired": repaired,
+            "chunks_decoded": decoded(&ctx.job.carry)?,
+            "memory": {
+                "task_bound_bytes": bounded(recipe, &ctx.job.resources).task_memory,
+                "executor_peak_bytes": self::slabs(&ctx.job.carry)?.iter().map(|(n, _)| n.peak_bytes).max(),
+            },
         },
     });
     Ok(TaskOutput { files, carry: carry.to_string(), ..TaskOutput::default() })
@@ -102,23 +125,39 @@ fn parameters(recipe: &Recipe, axial: &Axial, pixel_size_cm: Option<f64>, column
     all
 }
 
+/// What finished slabs reported, each with its part.
+pub(crate) fn slabs(carry: &[TaskRecord]) -> Result<Vec<(SlabNote, OutputFile)>, Fault> {
+    carry
+        .iter()
+        .filter(|r| r.kind == TaskKind::Stage && r.label.starts_with("slab-"))
+        .map(|record| {
+            let note = serde_json::from_str(&record.output.carry)
+                .map_err(|e| Fault::Task(format!("the result of {} cannot be read: {e}", record.label)))?;
+            let file = record.output.files.first().cloned();
+            let file = file.ok_or_else(|| Fault::Task(format!("{} recorded no file", record.label)))?;
+            Ok((note, file))
+        })
+        .collect()
+}
+
 /// The recorded parts, and what was repaired in all of them.
-fn parts(carry: &[TaskRecord], slabs: usize) -> Result<(Vec<PartOf>, Repaired), Fault> {
-    let mut parts = Vec::with_capacity(slabs);
+fn parts(carry: &[TaskRecord], count: usize) -> Result<(Vec<PartOf>, Repaired), Fault> {
     let mut repaired = Repaired::default();
-    for record in carry.iter().filter(|r| r.kind == TaskKind::Stage && r.label.starts_with("slab-")) {
-        let note: SlabNote = serde_json::from_str(&record.output.carry)
-            .map_err(|e| Fault::Task(format!("the result of {} cannot be read: {e}", record.label)))?;
-        let Some(file) = record.output.files.first() else {
-            return Err(Fault::Task(format!("{} recorded no file", record.label)));
-        };
-        repaired = repaired.plus(note.repaired);
-        parts.push(PartOf { file: file.clone(), slices: note.rows.0..note.rows.1 });
-    }
-    if parts.len() != slabs {
-        return Err(Fault::Task(format!("{} of {slabs} slabs are recorded", parts.len())));
+    frames::notes(carry)?.iter().for_each(|n| repaired = repaired.plus(n.repaired));
+    let slabs = slabs(carry)?;
+    slabs.iter().for_each(|(note, _)| repaired = repaired.plus(note.repaired));
+    let parts: Vec<PartOf> = slabs.into_iter().map(|(note, file)| outputs::part(&note, file)).collect();
+    if parts.len() != count {
+        return Err(Fault::Task(format!("{} of {count} slabs are recorded", parts.len())));
     }
     Ok((parts, repaired))
+}
+
+/// Chunks decoded for the volume: previews, the search of the axis and repetitions aside.
+pub(crate) fn decoded(carry: &[TaskRecord]) -> Result<u64, Fault> {
+    let frames: u64 = frames::notes(carry)?.iter().map(|n| n.decoded).sum();
+    let flats = frames::flats_note(carry)?.map_or(0, |n| n.decoded);
+    Ok(frames + flats + slabs(carry)?.iter().map(|(n, _)| n.decoded).sum::<u64>())
 }
 
 /// One plain file; on a repetition, when parts are gone already, the one that is there.
@@ -127,6 +166,7 @@ fn merged(
     parts: &[PartOf],
     shape: [usize; 3],
     attributes: &VolumeAttributes,
+    scale: Option<Scale>,
 ) -> Result<OutputFile, Fault> {
     let staging = &ctx.job.staging;
     let result = staging.join(RESULT);
@@ -138,7 +178,7 @@ fn merged(
     }
     let own = format!("recon.a{}.tmp.h5", ctx.attempt);
     remove(&staging.join(&own))?;
-    let made = merge(staging, &own, parts, shape, attributes)?;
+    let made = merge(staging, &own, parts, shape, attributes, scale)?;
     rename(staging, &own, RESULT)?;
     Ok(OutputFile { path: RESULT.to_owned(), ..made })
 }
@@ -175,7 +215,7 @@ fn public_name(path: &str) -> String {
 /// Removes what is in our folders and not in the bundle: files of attempts that lost, merged parts.
 fn sweep(staging: &Path, files: &[OutputFile]) -> Result<(), Fault> {
     let kept: BTreeSet<&str> = files.iter().map(|f| f.path.as_str()).collect();
-    for folder in ["parts", "preview"] {
+    for folder in ["parts", "preview", "scratch"] {
         let path = staging.join(folder);
         let entries = match std::fs::read_dir(&path) {
             Ok(entries) => entries,
@@ -207,7 +247,7 @@ fn remove(path: &Path) -> Result<(), Fault> {
     }
 }
 
-fn rename(staging: &Path, from: &str, to: &str) -> Result<(), Fault> {
+pub(crate) fn rename(staging: &Path, from: &str, to: &str) -> Result<(), Fault> {
     let to = staging.join(to);
     std::fs::rename(staging.join(from), &to).map_err(|e| Fault::writing(&to, &e))
 }

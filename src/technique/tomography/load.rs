@@ -8,6 +8,7 @@ use super::paganin::Optics;
 use super::recipe::Recipe;
 use crate::formats::{FrameList, TomoSource, stack::Sample};
 use crate::technique::{Fault, TaskContext};
+use ndarray::Array3;
 use std::ops::Range;
 
 /// The scan of a task, open, with the recipe's angles and pixel size in place of its own.
@@ -75,20 +76,7 @@ pub fn rows(opened: &Opened, recipe: &Recipe, rows: Range<usize>) -> Result<RawR
     let reach = reach(opened, recipe);
     let wide = rows.start.saturating_sub(reach)..(rows.end + reach).min(source.header.rows);
     let margin = (rows.start - wide.start, wide.end - rows.end);
-    let read = |list: &Option<FrameList>| list.as_ref().map(|l| l.read_rows(wide.clone())).transpose();
-    let (darks, mut flats) = if recipe.normalize {
-        let mut flats = Vec::new();
-        flats.extend(read(&source.flats_before)?.map(|f| (0.0, f)));
-        let last = source.header.projections().saturating_sub(1).max(1);
-        flats.extend(read(&source.flats_after)?.map(|f| (last as f64, f)));
-        for (at, list) in &source.flats_between {
-            flats.push((*at as f64, list.read_rows(wide.clone())?));
-        }
-        (read(&source.darks)?, flats)
-    } else {
-        (None, Vec::new())
-    };
-    flats.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let (darks, flats) = if recipe.normalize { calibrations(opened, &wide)? } else { (None, Vec::new()) };
     Ok(RawRows {
         projections: source.projections.read_rows(wide)?,
         margin,
@@ -97,8 +85,30 @@ pub fn rows(opened: &Opened, recipe: &Recipe, rows: Range<usize>) -> Result<RawR
         rows,
         optics: opened.optics,
         floating: matches!(source.header.sample, Sample::F32 | Sample::F64),
+        transmission: false,
         at: source.projections.stack.at(),
     })
+}
+
+/// Darks, and flats with the projection at which they were taken.
+pub(crate) type Calibrations = (Option<Array3<f32>>, Vec<(f64, Array3<f32>)>);
+
+/// Some rows of darks and flats.
+pub(crate) fn calibrations(opened: &Opened, rows: &Range<usize>) -> Result<Calibrations, Fault> {
+    let source = &opened.source;
+    let darks = source.darks.as_ref().map(|l| l.read_rows(rows.clone())).transpose()?;
+    let flats = flats(source).into_iter().map(|(at, list)| Ok((at, list.read_rows(rows.clone())?)));
+    Ok((darks, flats.collect::<Result<_, Fault>>()?))
+}
+
+/// Groups of flats with the projection at which they were taken, in order.
+pub(crate) fn flats(source: &TomoSource) -> Vec<(f64, &FrameList)> {
+    let last = source.header.projections().saturating_sub(1).max(1) as f64;
+    let mut flats: Vec<(f64, &FrameList)> = source.flats_before.iter().map(|l| (0.0, l)).collect();
+    flats.extend(source.flats_after.iter().map(|l| (last, l)));
+    flats.extend(source.flats_between.iter().map(|(at, l)| (*at as f64, l)));
+    flats.sort_by(|a, b| a.0.total_cmp(&b.0));
+    flats
 }
 
 /// Compares the scan's files with their stamps.

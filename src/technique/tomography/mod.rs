@@ -2,6 +2,7 @@
 //!
 //! Read [`convention`] first. Every function is pure: arrays in, arrays out, parallel in the current rayon pool.
 
+pub mod axis;
 mod batch;
 pub mod center;
 pub mod convention;
@@ -16,11 +17,13 @@ mod lanes;
 pub mod mask;
 mod median;
 pub mod normalize;
+pub mod offset;
 pub mod paganin;
 pub mod phantom;
 mod projector;
 pub mod quadrature;
 pub mod slab;
+pub mod strip;
 pub mod stripe;
 pub mod stripes;
 #[cfg(test)]
@@ -33,8 +36,16 @@ pub mod zinger;
 mod chain;
 mod compute;
 mod finish;
+mod first_pass;
+mod frames;
+#[cfg(test)]
+mod frames_tests;
 pub mod gpu;
 mod load;
+mod locate;
+mod outputs;
+#[cfg(test)]
+mod outputs_tests;
 mod plan;
 pub mod preview;
 pub mod recipe;

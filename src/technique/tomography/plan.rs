@@ -1,13 +1,16 @@
 //! How a scan is cut into tasks, and how much memory a slab takes.
 //!
-//! Stages: `preview` (first, on its own) · `prepare` (one task: is there beam, where is the axis) · `slabs` · `finish`.
+//! Stages: `preview` (first, on its own) · where [`super::frames`] says so, `flats` and `frames` · `prepare` (one task: is there beam, where is the axis) · `slabs` · with other outputs `outputs` · `finish`.
 //! Slabs are runs of detector rows: many enough that reading, computing and writing overlap, of as many rows as fill the
 //! vectors of an executor's threads where the scan has them, and never larger than a task's memory.
 
+use super::frames;
 use super::gridding::{self, Padding};
 use super::iterative;
 use super::load::{self, Opened};
-use super::recipe::{Algorithm, Recipe};
+use super::locate;
+use super::outputs;
+use super::recipe::{Algorithm, Center, Recipe};
 use super::slab;
 use crate::technique::{Fault, Plan, Resources, Stage, TaskKind, TaskSpec};
 use serde::{Deserialize, Serialize};
@@ -19,12 +22,18 @@ const CENTER_ROWS: usize = 5;
 /// What a task is to do; travels as [`TaskSpec::params`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Work {
-    /// Reconstruct one row and paint it.
-    Preview { row: usize },
+    /// Look at the scan: see [`super::first_pass`].
+    Preview,
     /// Check the beam and find the axis on these rows.
     Prepare { rows: Vec<usize> },
     /// Reconstruct these rows.
     Slab { index: usize, rows: Range<usize> },
+    /// Take the means of darks and flats, whole frames, into scratch.
+    Flats,
+    /// Turn these projections into rows, in scratch.
+    Frames { projections: Range<usize> },
+    /// Write these slices as the recipe's other outputs.
+    Output { slices: Range<usize>, shape: [usize; 3], depth: usize, pixel_size_cm: Option<f64> },
     /// Assemble the bundle.
     Finish { shape: [usize; 3], slabs: usize, acquisition: String },
 }
@@ -42,7 +51,7 @@ impl Work {
             .map_err(|e| Fault::Task(format!("a task's description cannot be read: {e}")))
     }
 
-    fn spec(&self, label: String, kind: TaskKind, cost: f64, bytes_in: u64) -> Result<TaskSpec, Fault> {
+    pub(crate) fn spec(&self, label: String, kind: TaskKind, cost: f64, bytes_in: u64) -> Result<TaskSpec, Fault> {
         Ok(TaskSpec { label, kind, params: self.encode()?, cost, bytes_in })
     }
 }
@@ -98,6 +107,13 @@ pub fn cut(rows: usize, chunk: usize, foot: Footprint, resources: &Resources) ->
     Ok((0..rows.div_ceil(each)).map(|i| i * each..((i + 1) * each).min(rows)).collect())
 }
 
+/// Resources with the recipe's own bound on memory: three tasks overlap in an executor.
+#[must_use]
+pub fn bounded(recipe: &Recipe, resources: &Resources) -> Resources {
+    let bound = recipe.memory_gb.map_or(u64::MAX, |gb| (gb * 1e9) as u64);
+    Resources { task_memory: resources.task_memory.min(bound), ..*resources }
+}
+
 fn gib(bytes: u64) -> f64 {
     bytes as f64 / (1u64 << 30) as f64
 }
@@ -113,31 +129,47 @@ fn center_rows(rows: usize) -> Vec<usize> {
 
 /// The plan of an open scan.
 pub(crate) fn plan(opened: &Opened, recipe: &Recipe, resources: &Resources) -> Result<Plan, Fault> {
+    let resources = &bounded(recipe, resources);
     let header = &opened.source.header;
     let (angles, rows, columns) = (header.projections(), header.rows, header.columns);
     let calibrations = header.flats() + header.darks;
     let mut foot = footprint(angles, calibrations, columns, resources.threads as usize, recipe.padding);
+    // Where the axis is looked for, an offset scan's image may be up to twice as wide as the detector.
+    let around = if let Center::Pixel(px) = recipe.center { px } else { 0.0 };
+    let edge = locate::image_size(recipe.turn, &opened.angles, columns, around).unwrap_or(columns);
+    foot.per_row += 4 * (edge * edge - columns * columns) as u64;
+    foot.fixed = foot.fixed.max(slab::fixed_bytes(edge, resources.threads as usize, recipe.padding) as u64);
     if recipe.algorithm == Algorithm::Direct {
         // Rows upsampled sixteen times in double precision.
         foot.per_row += 8 * 16 * 2 * (angles * columns) as u64;
     }
     if matches!(recipe.algorithm, Algorithm::Sirt | Algorithm::Cgls) {
-        foot.fixed += iterative::scratch_bytes(angles, columns, columns) as u64;
+        foot.fixed += iterative::scratch_bytes(angles, columns, edge) as u64;
     }
     // Margins are read and filtered with every slab; a single row's are part of the least that fits.
     let margins = (2 * load::reach(opened, recipe)).min(rows.saturating_sub(1));
     let margin_bytes = (margins * 4 * (angles + calibrations) * columns) as u64;
-    if margins > 0 && resources.task_memory < margin_bytes + foot.per_row {
-        return Err(Fault::Input(format!(
-            "{}: one slice with the {margins} rows around it that phase retrieval and zinger removal want needs {:.1} GiB, a task may hold {:.1} GiB; give executors more memory, or lower distance_mm, delta_beta or the zinger window",
-            opened.source.projections.stack.at(),
-            gib(margin_bytes + foot.per_row),
-            gib(resources.task_memory)
-        )));
-    }
-    foot.fixed += margin_bytes;
+    let margins_fit = margins == 0 || resources.task_memory >= margin_bytes + foot.per_row;
+    let wide = Footprint { fixed: foot.fixed + margin_bytes, ..foot };
     let chunk = header.chunk.as_ref().and_then(|c| c.iter().rev().nth(1)).map_or(1, |&c| c);
-    let slabs = cut(rows, chunk, foot, resources)?;
+    let direct = if margins_fit { Some(cut(rows, chunk, wide, resources)?) } else { None };
+    // Margins that outweigh the rows are better filtered once, as whole frames.
+    let whole = opened.optics.is_some() && direct.as_ref().and_then(|s| s.first()).is_none_or(|s| s.len() < margins);
+    let before = frames::stages(opened, direct.as_deref().unwrap_or(&[]), whole, resources)?;
+    let after = outputs::stage(recipe, [rows, columns, columns], edge, opened.pixel_size_cm, resources)?;
+    let slabs = match direct {
+        // Scratch is cut anywhere, and has no margins.
+        _ if before.is_some() => cut(rows, 1, foot, resources)?,
+        Some(slabs) => slabs,
+        None => {
+            return Err(Fault::Input(format!(
+                "{}: one slice with the {margins} rows around it that phase retrieval and zinger removal want needs {:.1} GiB, a task may hold {:.1} GiB; give executors more memory, or lower distance_mm, delta_beta or the zinger window",
+                opened.source.projections.stack.at(),
+                gib(margin_bytes + foot.per_row),
+                gib(resources.task_memory)
+            )));
+        }
+    };
     let row_bytes = opened.source.projections.stack.row_bytes() * (angles + calibrations) as u64;
     let largest = slabs.iter().map(ExactSizeIterator::len).max().unwrap_or(1).max(1);
     let tasks = slabs.iter().enumerate().map(|(index, r)| {
@@ -150,7 +182,7 @@ pub(crate) fn plan(opened: &Opened, recipe: &Recipe, resources: &Resources) -> R
     let prepare_bytes = row_bytes * picked.len() as u64;
     let prepare = Work::Prepare { rows: picked }.spec("prepare".into(), TaskKind::Stage, 1.0, prepare_bytes)?;
     let preview = if recipe.preview {
-        Some(Work::Preview { row: rows / 2 }.spec("preview".into(), TaskKind::Preview, 1.0, row_bytes)?)
+        Some(Work::Preview.spec("preview".into(), TaskKind::Preview, 1.0, row_bytes)?)
     } else {
         None
     };
@@ -161,10 +193,15 @@ pub(crate) fn plan(opened: &Opened, recipe: &Recipe, resources: &Resources) -> R
     };
     Ok(Plan {
         preview,
-        stages: vec![
-            Stage { name: "prepare".into(), tasks: vec![prepare], decide: None },
-            Stage { name: "slabs".into(), tasks, decide: None },
-        ],
+        stages: before
+            .into_iter()
+            .flatten()
+            .chain([
+                Stage { name: "prepare".into(), tasks: vec![prepare], decide: None },
+                Stage { name: "slabs".into(), tasks, decide: None },
+            ])
+            .chain(after)
+            .collect(),
         finish: finish.spec("finish".into(), TaskKind::Finish, 1.0, 0)?,
         items: rows as u64,
         unit: "slices".into(),

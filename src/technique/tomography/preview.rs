@@ -2,9 +2,14 @@
 //!
 //! The window runs between the 0.5th and 99.5th percentile of the pixels inside the inscribed circle, so that neither
 //! a zinger nor the mask decides the contrast. Large images are reduced by averaging to at most `EDGE` pixels a side.
+//!
+//! They are shown before the volume is made: beside staging, as `preview/<key>/…`, until the bundle, which has them too,
+//! is assembled. Showing is a courtesy: when it fails, that is logged and nothing else happens. A scan that is put aside
+//! leaves them there, for whoever wants to know why.
 
-use crate::technique::Fault;
+use crate::technique::{Fault, OutputFile, TaskContext};
 use ndarray::{Array2, ArrayView2};
+use std::path::PathBuf;
 
 /// Longest side of a picture.
 const EDGE: usize = 1024;
@@ -58,15 +63,83 @@ pub fn png(image: ArrayView2<'_, f32>, window: Window) -> Result<Vec<u8>, Fault>
     let scale = 255.0 / (window.high - window.low);
     // `as` saturates, and turns NaN into 0.
     let pixels: Vec<u8> = small.iter().map(|&v| ((v - window.low) * scale + 0.5) as u8).collect();
+    encoded(&pixels, small.dim())
+}
+
+/// A PNG of grey bytes as they are.
+///
+/// # Errors
+/// An image that PNG cannot hold.
+pub fn grey(image: ArrayView2<'_, u8>) -> Result<Vec<u8>, Fault> {
+    encoded(&image.iter().copied().collect::<Vec<u8>>(), image.dim())
+}
+
+fn encoded(pixels: &[u8], (height, width): (usize, usize)) -> Result<Vec<u8>, Fault> {
     let failed = |e: png::EncodingError| Fault::Task(format!("preview: {e}"));
     let mut out = Vec::new();
-    let mut encoder = png::Encoder::new(&mut out, small.ncols() as u32, small.nrows() as u32);
+    let mut encoder = png::Encoder::new(&mut out, width as u32, height as u32);
     encoder.set_color(png::ColorType::Grayscale);
     encoder.set_depth(png::BitDepth::Eight);
     let mut writer = encoder.write_header().map_err(failed)?;
-    writer.write_image_data(&pixels).map_err(failed)?;
+    writer.write_image_data(pixels).map_err(failed)?;
     writer.finish().map_err(failed)?;
     Ok(out)
+}
+
+/// Where a job's pictures are shown while it runs.
+fn shown(ctx: &TaskContext) -> Option<PathBuf> {
+    Some(ctx.job.staging.parent()?.join("preview").join(&ctx.job.key))
+}
+
+/// A name without its folder and attempt number: `preview/slice.a3.png` is `slice.png`.
+fn shown_name(path: &str) -> Option<&str> {
+    path.rsplit('/').next()?.split('.').next()
+}
+
+/// Shows pictures that were written to staging.
+pub(crate) fn publish(ctx: &TaskContext, files: &[OutputFile]) {
+    if ctx.cancelled.load(std::sync::atomic::Ordering::Relaxed) {
+        return;
+    }
+    let show = || -> std::io::Result<()> {
+        let Some(folder) = shown(ctx) else { return Ok(()) };
+        let Some((above, output)) = folder.parent().and_then(|above| Some((above, above.parent()?))) else {
+            return Ok(());
+        };
+        // As readable as the results beside them.
+        let mode = std::fs::metadata(output)?.permissions();
+        for made in [above, &folder] {
+            match std::fs::create_dir(made) {
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(e),
+                Ok(()) => std::fs::set_permissions(made, mode.clone())?,
+            }
+        }
+        for file in files {
+            let Some(name) = shown_name(&file.path) else { continue };
+            // Whole or not at all, also for whoever looks just now.
+            let part = folder.join(format!(".{name}.a{}", ctx.attempt));
+            std::fs::copy(ctx.staged(&file.path), &part)?;
+            std::fs::rename(&part, folder.join(format!("{name}.png")))?;
+        }
+        Ok(())
+    };
+    if let Err(e) = show() {
+        tracing::warn!(scan = ctx.job.scan.name, "the preview cannot be shown: {e}");
+    }
+}
+
+/// Takes them away again; the bundle has them.
+pub(crate) fn withdraw(ctx: &TaskContext) {
+    let Some(folder) = shown(ctx) else { return };
+    match std::fs::remove_dir_all(&folder) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!(scan = ctx.job.scan.name, "the shown preview cannot be removed: {e}");
+        }
+        _ => {}
+    }
+    // The last one takes the folder with it; another job's pictures keep it.
+    let _ = folder.parent().map(std::fs::remove_dir);
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use toml::{Table, Value};
 
 #[path = "recipe_steps.rs"]
 mod steps;
-pub use steps::Phase;
+pub use steps::{CenterTry, Phase};
 
 /// Where the rotation axis is.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -25,6 +25,32 @@ pub enum Center {
     Auto,
     /// Zero-based column index, see [`super::convention`].
     Pixel(f64),
+}
+
+/// How the axis is found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CenterMethod {
+    /// Vo's sinogram method.
+    #[default]
+    Vo,
+    /// Phase correlation of 0° and the flipped 180°.
+    Phase,
+    /// Least entropy of the image.
+    Entropy,
+}
+
+/// What a whole turn is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Turn {
+    /// An offset scan when the axis lies aside.
+    #[default]
+    Auto,
+    /// The image is as wide as the detector, wherever the axis lies.
+    Centered,
+    /// The axis lies near a side of the detector: the halves of the turn are blended to a wider image.
+    Offset,
 }
 
 /// How slices are reconstructed.
@@ -61,6 +87,27 @@ impl AngleRule {
     }
 }
 
+/// What a volume is written as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Output {
+    /// `recon.h5`.
+    Hdf5,
+    /// `tiff/slice_<z>.tif`.
+    Tiff,
+    /// `recon.zarr`, OME-Zarr at several resolutions.
+    Zarr,
+}
+
+/// Integers instead of floating point.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Integer {
+    /// 8 or 16.
+    pub bits: u8,
+    /// The values that become 0 and the greatest integer; found from the volume when not given.
+    pub window: Option<(f32, f32)>,
+}
+
 /// A recipe with every default written out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -69,6 +116,15 @@ pub struct Recipe {
     pub center: Center,
     /// How far from the detector's middle the axis is looked for, pixels.
     pub center_search: f64,
+    /// `"vo"`, `"phase"` or `"entropy"`.
+    #[serde(default)]
+    pub center_method: CenterMethod,
+    /// `"off"` or `{ range, step }`: slices about candidate axes, as a picture.
+    #[serde(default)]
+    pub center_try: Option<CenterTry>,
+    /// `"auto"`, `"centered"` or `"offset"`.
+    #[serde(default)]
+    pub turn: Turn,
     /// `"gridding"`, `"direct"`, `"sirt"` or `"cgls"`.
     pub algorithm: Algorithm,
     /// When iterative algorithms stop.
@@ -102,6 +158,13 @@ pub struct Recipe {
     pub single_file: bool,
     /// Make the preview.
     pub preview: bool,
+    /// `"hdf5"`, `"tiff"`, `"zarr"` or a list of them: what the bundle holds.
+    pub output: Vec<Output>,
+    /// `"none"` or `{ bits, low, high }`: integers instead of floating point. Without `low` and `high` they are found from
+    /// the volume.
+    pub integer: Option<Integer>,
+    /// Most memory a task may hold, gigabytes (10⁹ bytes); less than executors have. By default what they have.
+    pub memory_gb: Option<f64>,
 }
 
 impl Default for Recipe {
@@ -109,6 +172,9 @@ impl Default for Recipe {
         Self {
             center: Center::Auto,
             center_search: 50.0,
+            center_method: CenterMethod::Vo,
+            center_try: None,
+            turn: Turn::Auto,
             algorithm: Algorithm::Gridding,
             iterative: Stopping::default(),
             filter: Filter::default(),
@@ -124,14 +190,20 @@ impl Default for Recipe {
             reverse: false,
             single_file: false,
             preview: true,
+            output: vec![Output::Hdf5],
+            integer: None,
+            memory_gb: None,
         }
     }
 }
 
 /// Every key, in the order of the documentation.
-pub const KEYS: [&str; 17] = [
+pub const KEYS: [&str; 23] = [
     "center",
     "center_search",
+    "center_method",
+    "center_try",
+    "turn",
     "algorithm",
     "iterative",
     "filter",
@@ -147,6 +219,9 @@ pub const KEYS: [&str; 17] = [
     "reverse",
     "single_file",
     "preview",
+    "output",
+    "integer",
+    "memory_gb",
 ];
 
 impl Recipe {
@@ -161,6 +236,9 @@ impl Recipe {
             match key.as_str() {
                 "center" => r.center = center(value)?,
                 "center_search" => r.center_search = number(key, value, 1.0, 4096.0)?,
+                "center_method" => r.center_method = steps::center_method(value)?,
+                "center_try" => r.center_try = steps::center_try(value)?,
+                "turn" => r.turn = steps::turn(value)?,
                 "algorithm" => r.algorithm = algorithm(value)?,
                 "iterative" => r.iterative = steps::iterative(value)?,
                 "filter" => r.filter = filter(value)?,
@@ -185,6 +263,9 @@ impl Recipe {
                 "angles" => r.angles = Some(angle_rule(value)?),
                 "reverse" => r.reverse = flag(key, value)?,
                 "single_file" => r.single_file = flag(key, value)?,
+                "output" => r.output = output(value)?,
+                "integer" => r.integer = integer(value)?,
+                "memory_gb" => r.memory_gb = Some(number(key, value, 1e-3, 1e5)?),
                 _ => r.preview = flag(key, value)?,
             }
         }
@@ -309,6 +390,45 @@ fn zinger(value: &Value) -> Result<Option<Zinger>, RecipeError> {
     Ok(Some(Zinger { width, threshold: threshold as f32 }))
 }
 
+fn output(value: &Value) -> Result<Vec<Output>, RecipeError> {
+    let one = |value: &Value| {
+        Ok(match word("output", value, &["hdf5", "tiff", "zarr"])? {
+            "tiff" => Output::Tiff,
+            "zarr" => Output::Zarr,
+            _ => Output::Hdf5,
+        })
+    };
+    let mut all = match value {
+        Value::Array(list) if !list.is_empty() => list.iter().map(one).collect::<Result<Vec<_>, _>>()?,
+        Value::Array(_) => return Err(error("output", "is empty", "write one or more of hdf5, tiff, zarr")),
+        value => vec![one(value)?],
+    };
+    all.sort();
+    all.dedup();
+    Ok(all)
+}
+
+fn integer(value: &Value) -> Result<Option<Integer>, RecipeError> {
+    let Value::Table(table) = value else {
+        return word("integer", value, &["none"]).map(|_| None);
+    };
+    known_keys("integer.", table, &["bits", "low", "high"])?;
+    let bits = table.get("bits").map_or(Ok(16.0), |v| number("integer.bits", v, 8.0, 16.0))?;
+    if bits != 8.0 && bits != 16.0 {
+        return Err(error("integer.bits", format!("{bits} is not possible"), "write 8 or 16"));
+    }
+    let end = |key: &str| table.get(key).map(|v| number(&format!("integer.{key}"), v, -1e30, 1e30)).transpose();
+    let window = match (end("low")?, end("high")?) {
+        (None, None) => None,
+        (Some(low), Some(high)) if (low as f32) < high as f32 => Some((low as f32, high as f32)),
+        (Some(low), Some(high)) => {
+            return Err(error("integer.high", format!("{high} is not above {low}"), "write low < high"));
+        }
+        _ => return Err(error("integer", "has one end of its window", "write low and high, or neither")),
+    };
+    Ok(Some(Integer { bits: bits as u8, window }))
+}
+
 fn angle_rule(value: &Value) -> Result<AngleRule, RecipeError> {
     let Value::Table(table) = value else {
         return Err(error(
@@ -353,6 +473,9 @@ mod tests {
             r#"
             center = 295
             center_search = 30
+            center_method = "entropy"
+            center_try = { range = 2, step = 0.5 }
+            turn = "centered"
             algorithm = "direct"
             iterative = { iterations = 30, noise = 0.01, nonnegative = false }
             filter = "Ram-Lak"
@@ -368,6 +491,9 @@ mod tests {
             reverse = true
             single_file = true
             preview = false
+            output = ["zarr", "hdf5"]
+            integer = { bits = 8, low = -1, high = 2.5 }
+            memory_gb = 2
             "#,
         )
         .unwrap();
@@ -375,6 +501,8 @@ mod tests {
         assert_eq!(recipe.filter, Filter::Ramp);
         assert!(matches!(recipe.stripe, Some(Stripes::Vo(s)) if s.small == 21 && s.large == 31));
         assert_eq!(recipe.paganin.unwrap().delta_beta, 300.0);
+        assert_eq!(recipe.output, [Output::Hdf5, Output::Zarr]);
+        assert_eq!(recipe.integer, Some(Integer { bits: 8, window: Some((-1.0, 2.5)) }));
         assert_eq!(recipe.angles.unwrap().angles(3), [0.0, 90.0, 180.0]);
         let json = serde_json::to_string(&recipe).unwrap();
         assert_eq!(Recipe::from_json(&json).unwrap(), recipe);
@@ -390,6 +518,10 @@ mod tests {
     fn mistakes_are_named_with_a_remedy() {
         for (text, words) in [
             ("centre = 3", "centre|did you mean center?"),
+            ("center_method = \"entropie\"", "center_method|did you mean \"entropy\"?"),
+            ("center_try = { range = 50, step = 0.1 }", "center_try|1001 slices"),
+            ("center_try = true", "center_try|off"),
+            ("turn = 360", "turn|auto"),
             ("algorithm = \"griding\"", "algorithm|did you mean \"gridding\"?"),
             ("iterative = { iterations = 0 }", "iterative.iterations|from 1"),
             ("iterative = { iteration = 5 }", "iterative.iteration|did you mean iterations?"),
@@ -411,6 +543,11 @@ mod tests {
             ("angles = { range = 0 }", "angles.range|no range"),
             ("minus_log = \"yes\"", "minus_log|true or false"),
             ("stripe = \"rings\"", "stripe|vo"),
+            ("output = \"tif\"", "output|did you mean \"tiff\"?"),
+            ("output = []", "output|one or more"),
+            ("integer = { bits = 12 }", "integer.bits|8 or 16"),
+            ("integer = { low = 1 }", "integer|neither"),
+            ("integer = { low = 1, high = 1 }", "integer.high|low < high"),
         ] {
             let error = parse(text).unwrap_err();
             let (key, rest) = words.split_once('|').unwrap();

@@ -1,11 +1,11 @@
-//! The tables of single steps: phase retrieval, stripes, iterative algorithms.
+//! The tables of single steps: axis, phase retrieval, stripes, iterative algorithms.
 
 use super::super::iterative::Stopping;
 use super::super::stripe::Stripe;
 use super::super::stripes::Stripes;
 use super::super::titarenko::Titarenko;
 use super::super::wavelet::Wavelet;
-use super::{error, flag, known_keys, number, odd, whole, word};
+use super::{CenterMethod, Turn, error, flag, known_keys, number, odd, whole, word};
 use crate::technique::RecipeError;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -19,6 +19,61 @@ pub struct Phase {
     pub distance_mm: f64,
     /// `δ/β`.
     pub delta_beta: f64,
+}
+
+/// Most slices in a picture of candidates.
+const CANDIDATES: f64 = 25.0;
+
+/// Candidate axes to show side by side.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct CenterTry {
+    /// Pixels on either side of the axis found or given.
+    pub range: f64,
+    /// Pixels from one to the next.
+    pub step: f64,
+}
+
+impl CenterTry {
+    /// The candidates about an axis, ascending.
+    #[must_use]
+    pub fn candidates(&self, around: f64) -> Vec<f64> {
+        let count = (self.range / self.step + 1e-9).floor() as i64;
+        (-count..=count).map(|i| around + i as f64 * self.step).collect()
+    }
+}
+
+pub(super) fn center_method(value: &Value) -> Result<CenterMethod, RecipeError> {
+    Ok(match word("center_method", value, &["vo", "phase", "entropy"])? {
+        "phase" => CenterMethod::Phase,
+        "entropy" => CenterMethod::Entropy,
+        _ => CenterMethod::Vo,
+    })
+}
+
+pub(super) fn center_try(value: &Value) -> Result<Option<CenterTry>, RecipeError> {
+    let Value::Table(table) = value else {
+        return word("center_try", value, &["off"]).map(|_| None);
+    };
+    known_keys("center_try.", table, &["range", "step"])?;
+    let read = |key: &str, usual: f64, low: f64, high: f64| match table.get(key) {
+        Some(value) => number(&format!("center_try.{key}"), value, low, high),
+        None => Ok(usual),
+    };
+    let tried = CenterTry { range: read("range", 4.0, 0.05, 1000.0)?, step: read("step", 1.0, 0.05, 100.0)? };
+    let count = 2.0 * (tried.range / tried.step + 1e-9).floor() + 1.0;
+    if count > CANDIDATES {
+        let remedy = format!("at most {CANDIDATES} fit into a picture: raise step or lower range");
+        return Err(error("center_try", format!("these are {count} slices"), remedy));
+    }
+    Ok(Some(tried))
+}
+
+pub(super) fn turn(value: &Value) -> Result<Turn, RecipeError> {
+    Ok(match word("turn", value, &["auto", "centered", "offset"])? {
+        "centered" => Turn::Centered,
+        "offset" => Turn::Offset,
+        _ => Turn::Auto,
+    })
 }
 
 /// `"off"`, or all three numbers: none of them can be guessed.

@@ -21,7 +21,7 @@ pub type Seal<'a> = &'a (dyn Fn(&Path, &JobContext, &TaskOutput) -> Result<(), F
 /// What to reconstruct.
 #[derive(Default)]
 pub struct ReconstructOptions<'a> {
-    /// The scan's file.
+    /// The scan's file, or folder.
     pub scan: PathBuf,
     /// Folder in which the bundle appears.
     pub output: PathBuf,
@@ -111,7 +111,23 @@ fn spec(label: &str, kind: TaskKind) -> TaskSpec {
     TaskSpec { label: label.to_owned(), kind, params: Vec::new(), cost: 1.0, bytes_in: 0 }
 }
 
-/// A scan of one file, as arrivals would make it.
+/// Files below a folder, two levels deep, relative to the folder's own folder.
+fn files_below(root: &Path, folder: &Path, depth: usize, found: &mut Vec<FileStamp>) -> Result<(), Fault> {
+    let path = root.join(folder);
+    for entry in std::fs::read_dir(&path).map_err(|e| Fault::reading(&path, &e))? {
+        let entry = entry.map_err(|e| Fault::reading(&path, &e))?;
+        let relative = folder.join(entry.file_name());
+        let meta = std::fs::metadata(entry.path()).map_err(|e| Fault::reading(&entry.path(), &e))?;
+        if meta.is_dir() && depth > 0 {
+            files_below(root, &relative, depth - 1, found)?;
+        } else if meta.is_file() {
+            found.push(FileStamp::from_metadata(relative, &meta));
+        }
+    }
+    Ok(())
+}
+
+/// A scan of one file or folder, as arrivals would make it.
 fn scan_of(path: &Path, roles: &BTreeMap<String, PathBuf>) -> Result<Scan, Fault> {
     let stamp = |path: &Path, name: PathBuf| -> Result<FileStamp, Fault> {
         let meta = std::fs::metadata(path).map_err(|e| match e.kind() {
@@ -123,9 +139,15 @@ fn scan_of(path: &Path, roles: &BTreeMap<String, PathBuf>) -> Result<Scan, Fault
     stamp(path, PathBuf::new())?;
     let path = path.canonicalize().map_err(|e| Fault::reading(path, &e))?;
     let (Some(root), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(Fault::Input(format!("{}: not a file", path.display())));
+        return Err(Fault::Input(format!("{}: neither a file nor a folder", path.display())));
     };
-    let member = stamp(&path, PathBuf::from(name))?;
+    let mut members = Vec::new();
+    if path.is_dir() {
+        files_below(root, Path::new(name), 1, &mut members)?;
+        members.sort();
+    } else {
+        members.push(stamp(&path, PathBuf::from(name))?);
+    }
     let mut found = BTreeMap::new();
     for (role, file) in roles {
         if !Tomography.roles().contains(&role.as_str()) {
@@ -135,12 +157,13 @@ fn scan_of(path: &Path, roles: &BTreeMap<String, PathBuf>) -> Result<Scan, Fault
         let file = file.canonicalize().map_err(|e| Fault::Input(format!("{}: {e}", file.display())))?;
         found.insert(role.clone(), vec![stamp(&file, file.clone())?]);
     }
-    let last_byte_ms = u64::try_from(member.mtime_ns.max(member.ctime_ns) / 1_000_000).unwrap_or(0);
+    let last = members.iter().map(|m| m.mtime_ns.max(m.ctime_ns)).max().unwrap_or(0);
+    let last_byte_ms = u64::try_from(last / 1_000_000).unwrap_or(0);
     Ok(Scan {
         stream: String::new(),
         name: name.to_string_lossy().into_owned(),
         root: root.to_owned(),
-        members: vec![member],
+        members,
         roles: found,
         last_byte_ms,
         complete_ms: last_byte_ms,

@@ -42,6 +42,12 @@ pub enum SynthLayout {
     DataExchange,
     /// NXtomo: one stack chunked by frame, with an image key.
     NxTomo,
+    /// ALS 8.3.2: Data Exchange with its own headers; the stage turns the other way, over both ends of the range.
+    Als,
+    /// ALS 8.3.2, legacy: a dataset for each frame.
+    AlsLegacy,
+    /// A folder with a TIFF file for each frame, and a file of angles.
+    Tiff,
 }
 
 /// What to make.
@@ -61,6 +67,8 @@ pub struct SynthOptions {
     pub center: Option<f64>,
     /// Layout.
     pub layout: SynthLayout,
+    /// Shuffled and deflated, for layouts in chunks (NXtomo).
+    pub packed: bool,
     /// Photons in the brightest flat pixel; no noise when not given.
     pub photons: Option<f64>,
     /// Gain error of ring-making pixels (0.1 = 10 %), 0 for none.
@@ -91,6 +99,7 @@ impl Default for SynthOptions {
             range_deg: 180.0,
             center: None,
             layout: SynthLayout::default(),
+            packed: false,
             photons: None,
             rings: 0.0,
             seed: 1,
@@ -117,6 +126,9 @@ pub fn synth(options: &SynthOptions) -> Result<(), Fault> {
     let folder = options.out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = options.out.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     std::fs::create_dir_all(folder).map_err(|e| Fault::writing(folder, &e))?;
+    if options.layout == SynthLayout::Tiff {
+        return write_folder(options, &model, folder, &name);
+    }
     // Made where no stream looks: under a hidden name beside the target, or elsewhere when it is then sent slowly.
     let temporary = match options.slow {
         None => tempfile::Builder::new().prefix(&format!(".{name}.")).tempfile_in(folder),
@@ -134,6 +146,21 @@ pub fn synth(options: &SynthOptions) -> Result<(), Fault> {
         }
         Some(time) => write_slowly(temporary.path(), &options.out, time, options.out_of_order),
     }
+}
+
+/// A folder appears whole, by a rename.
+fn write_folder(o: &SynthOptions, model: &Model, folder: &Path, name: &str) -> Result<(), Fault> {
+    if o.slow.is_some() {
+        return Err(Fault::Input("a folder of TIFF files cannot be written slowly; choose another layout".into()));
+    }
+    let failed = |e: std::io::Error| Fault::writing(&o.out, &e);
+    let made = tempfile::Builder::new().prefix(&format!(".{name}.")).tempdir_in(folder).map_err(failed)?;
+    let inner = made.path().join(name);
+    write_scan(o, model, &inner)?;
+    if o.out.is_dir() {
+        std::fs::remove_dir_all(&o.out).map_err(failed)?;
+    }
+    std::fs::rename(&inner, &o.out).map_err(failed)
 }
 
 fn check(o: &SynthOptions) -> Result<(), Fault> {
@@ -167,6 +194,8 @@ struct Model {
     seed: u64,
     range_deg: f64,
     angles: usize,
+    /// The stage turns the other way, over both ends of the range.
+    reverse: bool,
 }
 
 impl Model {
@@ -204,10 +233,14 @@ impl Model {
             seed: o.seed,
             range_deg: o.range_deg,
             angles: o.angles,
+            reverse: matches!(o.layout, SynthLayout::Als | SynthLayout::AlsLegacy),
         }
     }
 
     fn angle_deg(&self, i: usize) -> f64 {
+        if self.reverse {
+            return -(i as f64) * self.range_deg / (self.angles.max(2) - 1) as f64;
+        }
         i as f64 * self.range_deg / self.angles as f64
     }
 
@@ -272,7 +305,8 @@ fn counts(rng: &mut ChaCha8Rng, mean: f64) -> f64 {
 
 fn write_scan(o: &SynthOptions, model: &Model, path: &Path) -> Result<(), Fault> {
     let layout = Layout {
-        nxtomo: o.layout == SynthLayout::NxTomo,
+        kind: o.layout,
+        packed: o.packed,
         projections: o.angles,
         flats: o.flats,
         darks: o.darks,

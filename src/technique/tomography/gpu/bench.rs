@@ -250,7 +250,7 @@ pub fn whole(
         stripe: stripes.then(|| Stripes::Vo(Stripe::default())),
         ..Recipe::default()
     };
-    let shared = Shared { recipe: &recipe, angles: &list, pixel_size_cm: Some(1e-4) };
+    let shared = Shared { recipe: &recipe, angles: &list, pixel_size_cm: Some(1e-4), image_size: None, bin: 1 };
     let projections =
         Array3::from_shape_fn((angles, rows, columns), |(a, r, u)| (1000 + (a * 7 + r * 13 + u * 31) % 3000) as f32);
     let flat = |level: f32| Array3::from_elem((1, rows, columns), level);
@@ -262,6 +262,7 @@ pub fn whole(
         darks: Some(flat(100.0)),
         flats: vec![(0.0, flat(5000.0)), ((angles - 1) as f64, flat(4800.0))],
         floating: false,
+        transmission: false,
         at: "benchmark".to_owned(),
     };
     // The first slab compiles, plans and pins.

@@ -523,7 +523,7 @@ pub fn chains(gpu: &Gpu, size: Size, seed: u64) -> Result<Vec<Finding>, String> 
         let rows = if recipe.algorithm == Algorithm::Direct { size.rows.min(4) } else { size.rows };
         let rng = ChaCha8Rng::seed_from_u64(seed);
         let raw = || raw_rows(&mut rng.clone(), Size { rows, ..size }, &angles, centre, margin, whole);
-        let shared = Shared { recipe: &recipe, angles: &angles, pixel_size_cm: Some(1e-3) };
+        let shared = Shared { recipe: &recipe, angles: &angles, pixel_size_cm: Some(1e-3), image_size: None, bin: 1 };
         let (got, counted) = match super::slab(gpu, &shared, centre, &raw()).map_err(|e| format!("{name}: {e}"))? {
             Outcome::Done(volume, counted) => (volume, counted),
             Outcome::Declined(why) => return Err(format!("{name}: declined: {why}")),
@@ -579,6 +579,7 @@ fn raw_rows(
         darks: Some(darks),
         flats: vec![(0.0, frames(1.0, rng)), ((angles.len() - 1) as f64, frames(0.9, rng))],
         floating: false,
+        transmission: false,
         at: "check".to_owned(),
     }
 }

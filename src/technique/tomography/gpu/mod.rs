@@ -70,7 +70,7 @@ impl Setup {
 /// What a recipe may say for its slabs to be done on a GPU: the keys known here, and any value of them; every other key
 /// only with its default value. A key that is new to the recipe is so never passed over in silence.
 fn unknown_choice(recipe: &Recipe) -> Option<String> {
-    const KNOWN: [&str; 16] = [
+    const KNOWN: [&str; 18] = [
         "center",
         "center_search",
         "algorithm",
@@ -87,6 +87,8 @@ fn unknown_choice(recipe: &Recipe) -> Option<String> {
         "single_file",
         "preview",
         "output",
+        "integer",
+        "memory_gb",
     ];
     let (asked, usual) = (serde_json::to_value(recipe).ok()?, serde_json::to_value(Recipe::default()).ok()?);
     let other = asked.as_object()?.iter().find(|(key, value)| {
@@ -109,6 +111,9 @@ pub(super) enum Outcome {
 /// [`Fault::Input`] as on the CPU, [`Fault::Task`] when the device fails.
 pub(super) fn slab(gpu: &Gpu, shared: &Shared<'_>, center: f64, raw: &RawRows) -> Result<Outcome, Fault> {
     let recipe = shared.recipe;
+    if shared.image_size.is_some() {
+        return Ok(Outcome::Declined("an image wider than the detector is made on the CPU".to_owned()));
+    }
     if let Some(why) = unknown_choice(recipe) {
         return Ok(Outcome::Declined(why));
     }
@@ -118,14 +123,15 @@ pub(super) fn slab(gpu: &Gpu, shared: &Shared<'_>, center: f64, raw: &RawRows) -
     let refused = |e: TomographyError| Fault::Input(format!("{}: {e}", raw.at));
     let (_, held, columns) = raw.projections.dim();
     let mut repaired = Repaired::default();
-    if raw.floating {
+    if raw.floating && !raw.transmission {
         repaired.non_finite = super::chain::non_finite(&raw.projections);
         if repaired.non_finite as f64 > BAD_SHARE * raw.projections.len().max(1) as f64 {
             // The CPU has the words for it.
             return Ok(Outcome::Declined("too many pixels are not finite".to_owned()));
         }
     }
-    let (dark, flats) = if recipe.normalize {
+    // Transmission passes with flat 1 and dark 0.
+    let (dark, flats) = if recipe.normalize && !raw.transmission {
         let dark = raw.darks.as_ref();
         let dark = dark.map_or_else(|| Array2::zeros((held, columns)), |d| normalize::mean_frame(d.view()));
         let means = raw.flats.iter().map(|(at, f)| Flat { at: *at, mean: normalize::mean_frame(f.view()) });
@@ -148,7 +154,7 @@ pub(super) fn slab(gpu: &Gpu, shared: &Shared<'_>, center: f64, raw: &RawRows) -
         held,
         before: raw.margin.0,
         rows: held - raw.margin.0 - raw.margin.1,
-        zinger: recipe.zinger,
+        zinger: recipe.zinger.filter(|_| !raw.transmission),
         stripe: recipe.stripe.map(|s| s.fitted(columns)),
         logarithm: recipe.minus_log,
         floor: super::chain::FLOOR,
