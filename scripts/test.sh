@@ -4,7 +4,7 @@
 # usage: scripts/test.sh [format|embedded|default|mpich]…      no argument means all
 #
 # Tests named tests/mpi*.rs start ranks through $BEAMPILOT_MPIEXEC and run once for each MPI; those named
-# tests/embedded*.rs need none and run in the build without it, too. It ends with one line for each stage and the
+# tests/embedded*.rs need none and run in the build without it. It ends with one line for each stage and the
 # total, and with 1 if any stage failed; a failing stage does not hide the others.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -44,8 +44,19 @@ embedded() {
 export BEAMPILOT_NVRTC
 BEAMPILOT_NVRTC=$(scripts/nvrtc.sh)
 
-# shellcheck disable=SC2086 # The features are several words or none.
-default() { cargo test --locked $BEAMPILOT_FEATURES; }
+# What the stage embedded has run is not run again: it needs no MPI.
+default() {
+  local tests=() file
+  if [[ $want == *" embedded "* ]]; then
+    tests=(--lib --bin beampilot)
+    for file in tests/*.rs; do
+      file=$(basename "$file" .rs)
+      if [[ $file != embedded* ]]; then tests+=(--test "$file"); fi
+    done
+  fi
+  # shellcheck disable=SC2086 # The features are several words or none.
+  cargo test --locked $BEAMPILOT_FEATURES "${tests[@]}"
+}
 
 # Another MPI means another mpi-sys; cargo does not notice MPICC, so this build has its own target directory. It starts
 # as a copy of the default one, in which only mpi-sys, mpi and beampilot are built again.
