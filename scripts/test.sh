@@ -40,10 +40,6 @@ embedded() {
   cargo test --locked --no-default-features "${tests[@]}"
 }
 
-# With it kernels are compiled for the cards that matter; what is missing is said at the end.
-export BEAMPILOT_NVRTC
-BEAMPILOT_NVRTC=$(scripts/nvrtc.sh)
-
 # What the stage embedded has run is not run again: it needs no MPI.
 default() {
   local tests=() file
@@ -85,6 +81,9 @@ case "$want" in *" format "*) stage format "rustfmt" format ;; esac
 case "$want" in *" embedded "*) stage embedded "without MPI: command line and embedded runs" embedded ;; esac
 case "$want" in
   *" default "*)
+    # With it kernels are compiled for the cards that matter.
+    BEAMPILOT_NVRTC=$(scripts/nvrtc.sh)
+    export BEAMPILOT_NVRTC
     stage default "everything${BEAMPILOT_MPIEXEC:+, with $BEAMPILOT_MPIEXEC}" default
     if [ -z "$BEAMPILOT_NVRTC" ]; then skip nvrtc "no libnvrtc: kernels were NOT compiled for any GPU; see scripts/nvrtc.sh"; fi
     ;;

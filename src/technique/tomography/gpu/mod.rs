@@ -67,16 +67,21 @@ impl Setup {
     }
 }
 
-/// What a recipe may say for its slabs to be done on a GPU: the keys known here, and any value of them; every other key
-/// only with its default value. A key that is new to the recipe is so never passed over in silence.
-fn unknown_choice(recipe: &Recipe) -> Option<String> {
-    const KNOWN: [&str; 18] = [
+/// What a recipe may say for its slabs to be done on a GPU: the keys known here, and any value of them that [`declined`] lets
+/// pass; every other key only with its default value. A key that is new to the recipe is so never passed over in silence.
+fn unknown_choice(asked: &serde_json::Value, usual: &serde_json::Value) -> Option<String> {
+    const KNOWN: [&str; 23] = [
         "center",
         "center_search",
+        "center_method",
+        "center_try",
+        "turn",
         "algorithm",
+        "iterative",
         "filter",
         "padding",
         "zinger",
+        "paganin",
         "stripe",
         "normalize",
         "minus_log",
@@ -90,11 +95,29 @@ fn unknown_choice(recipe: &Recipe) -> Option<String> {
         "integer",
         "memory_gb",
     ];
-    let (asked, usual) = (serde_json::to_value(recipe).ok()?, serde_json::to_value(Recipe::default()).ok()?);
     let other = asked.as_object()?.iter().find(|(key, value)| {
         !KNOWN.contains(&key.as_str()) && usual.get(key.as_str()).is_none_or(|default| default != *value)
     });
     other.map(|(key, value)| format!("{key} = {value} is done on the CPU"))
+}
+
+/// Why the kernels are not for this slab, if so.
+fn declined(shared: &Shared<'_>, raw: &RawRows) -> Option<String> {
+    match shared.recipe.algorithm {
+        Algorithm::Gridding | Algorithm::Direct => {}
+        other @ (Algorithm::Sirt | Algorithm::Cgls) => return Some(format!("{other:?} runs on the CPU")),
+    }
+    if shared.image_size.is_some() {
+        return Some("an image wider than the detector is made on the CPU".to_owned());
+    }
+    // Where the frame-order stage has been, phases are retrieved already.
+    if raw.optics.is_some() && !raw.transmission {
+        return Some("phase retrieval is done on the CPU".to_owned());
+    }
+    match (serde_json::to_value(shared.recipe), serde_json::to_value(Recipe::default())) {
+        (Ok(asked), Ok(usual)) => unknown_choice(&asked, &usual),
+        _ => Some("a recipe that cannot be read is done on the CPU".to_owned()),
+    }
 }
 
 /// What came of a slab.
@@ -111,14 +134,8 @@ pub(super) enum Outcome {
 /// [`Fault::Input`] as on the CPU, [`Fault::Task`] when the device fails.
 pub(super) fn slab(gpu: &Gpu, shared: &Shared<'_>, center: f64, raw: &RawRows) -> Result<Outcome, Fault> {
     let recipe = shared.recipe;
-    if shared.image_size.is_some() {
-        return Ok(Outcome::Declined("an image wider than the detector is made on the CPU".to_owned()));
-    }
-    if let Some(why) = unknown_choice(recipe) {
+    if let Some(why) = declined(shared, raw) {
         return Ok(Outcome::Declined(why));
-    }
-    if raw.optics.is_some() {
-        return Ok(Outcome::Declined("phase retrieval is done on the CPU".to_owned()));
     }
     let refused = |e: TomographyError| Fault::Input(format!("{}: {e}", raw.at));
     let (_, held, columns) = raw.projections.dim();
@@ -197,5 +214,56 @@ fn run(
 impl Setup {
     fn edge(&self) -> bool {
         self.plan.padding == Padding::Edge
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::technique::tomography::paganin::Optics;
+    use crate::technique::tomography::recipe::Center;
+
+    fn raw(optics: Option<Optics>, transmission: bool) -> RawRows {
+        RawRows {
+            rows: 0..1,
+            margin: (0, 0),
+            projections: Array3::zeros((3, 1, 4)),
+            darks: None,
+            flats: Vec::new(),
+            optics,
+            floating: false,
+            transmission,
+            at: String::new(),
+        }
+    }
+
+    fn answer(recipe: &Recipe, image_size: Option<usize>, raw: &RawRows) -> Option<String> {
+        let angles = [0.0, 1.0, 2.0];
+        declined(&Shared { recipe, angles: &angles, pixel_size_cm: None, image_size, bin: 1 }, raw)
+    }
+
+    #[test]
+    fn what_the_kernels_cannot_do_is_left_to_the_cpu_in_words() {
+        let plain = Recipe { center: Center::Pixel(1.5), ..Recipe::default() };
+        assert_eq!(answer(&plain, None, &raw(None, false)), None);
+        let direct = Recipe { algorithm: Algorithm::Direct, ..plain.clone() };
+        assert_eq!(answer(&direct, None, &raw(None, false)), None);
+        for algorithm in [Algorithm::Sirt, Algorithm::Cgls] {
+            let recipe = Recipe { algorithm, ..plain.clone() };
+            assert!(answer(&recipe, None, &raw(None, false)).unwrap().contains("CPU"), "{algorithm:?}");
+        }
+        assert!(answer(&plain, Some(9), &raw(None, false)).unwrap().contains("wider"));
+        let optics = Optics { energy_kev: 20.0, distance_mm: 10.0, pixel_size_um: 1.0, delta_beta: 100.0 };
+        assert!(answer(&plain, None, &raw(Some(optics), false)).unwrap().contains("phase"));
+        assert_eq!(answer(&plain, None, &raw(Some(optics), true)), None);
+    }
+
+    #[test]
+    fn a_key_that_is_new_to_the_recipe_is_not_passed_over() {
+        let usual = serde_json::json!({ "mask": 1.0, "sharpen": null });
+        let asked = |sharpen| serde_json::json!({ "mask": 0.5, "sharpen": sharpen });
+        assert_eq!(unknown_choice(&asked(None), &usual), None);
+        assert!(unknown_choice(&asked(Some(2)), &usual).unwrap().contains("sharpen = 2"));
+        assert!(unknown_choice(&serde_json::json!({ "new": 1 }), &usual).unwrap().contains("new"));
     }
 }
