@@ -10,14 +10,16 @@
 //! - Column `u` of the small scan is the mean of columns `b·u … b·u + b − 1`, so an axis at `c` lies at `(c + ½)/b − ½`.
 //! - Where rows are read directly, one row of every `b` is read, else all of a frame.
 //! - The pictures are made of finished values (line integrals, attenuation); they are for looking, not for measuring.
-//! - Memory: the small scan and a few slices; frames are read a few at a time.
+//! - Slices are made by gridding whatever the recipe's algorithm: they are for looking, and within seconds.
+//! - Memory: the small scan, which is made smaller until it takes a quarter of a task's, and a few slices; frames are read
+//!   a few at a time.
 
 use super::chain::{self, RawRows};
 use super::compute::{self, Picture, Shared};
 use super::load::{self, Opened};
 use super::normalize::{self, Flat};
 use super::paganin::Optics;
-use super::recipe::{Center, CenterTry, Recipe};
+use super::recipe::{Algorithm, Center, CenterTry, Recipe};
 use crate::formats::FrameList;
 use crate::formats::stack::Sample;
 use crate::technique::Fault;
@@ -67,7 +69,7 @@ fn binned(frames: ArrayView3<'_, f32>, rows_each: usize, bin: usize) -> Array3<f
     out
 }
 
-fn read(list: &FrameList, positions: &[usize], bin: usize, direct: bool) -> Result<Array3<f32>, Fault> {
+fn read(list: &FrameList, positions: &[usize], bin: usize, direct: bool, memory: u64) -> Result<Array3<f32>, Fault> {
     let (rows, columns) = (list.stack.rows, list.stack.columns);
     let (small_rows, small_columns) = ((rows / bin).max(1), (columns / bin).max(1));
     let mut out = Array3::zeros((positions.len(), small_rows, small_columns));
@@ -78,7 +80,8 @@ fn read(list: &FrameList, positions: &[usize], bin: usize, direct: bool) -> Resu
             out.index_axis_mut(Axis(1), r).assign(&small.index_axis(Axis(1), 0));
         }
     } else {
-        let batch = (BATCH_BYTES / (rows * columns * 4).max(1)).max(1);
+        let held = BATCH_BYTES.min(usize::try_from(memory / 4).unwrap_or(usize::MAX));
+        let batch = (held / (rows * columns * 4).max(1)).max(1);
         for (positions, mut out) in positions.chunks(batch).zip(out.axis_chunks_iter_mut(Axis(0), batch)) {
             out.assign(&binned(list.read_positions(positions, 0..rows)?.view(), bin.min(rows), bin));
         }
@@ -86,17 +89,24 @@ fn read(list: &FrameList, positions: &[usize], bin: usize, direct: bool) -> Resu
     Ok(out)
 }
 
-/// Reads the small scan.
+/// Pixels along a side that become one: no side is longer than [`EDGE`], and the small scan takes a quarter of `memory`.
+fn bin(rows: usize, columns: usize, angles: usize, memory: u64) -> usize {
+    let bytes = |bin: usize| (angles * (rows / bin).max(1) * (columns / bin).max(1) * 4) as u64;
+    let least = columns.max(rows).div_ceil(EDGE).max(1);
+    (least..columns.max(least)).find(|&bin| bytes(bin) <= memory / 4).unwrap_or(least)
+}
+
+/// Reads the small scan; `memory`: what a task may hold.
 ///
 /// # Errors
 /// As reading does.
-pub(crate) fn load(opened: &Opened, recipe: &Recipe) -> Result<Small, Fault> {
+pub(crate) fn load(opened: &Opened, recipe: &Recipe, memory: u64) -> Result<Small, Fault> {
     let source = &opened.source;
     let header = &source.header;
-    let bin = header.columns.max(header.rows).div_ceil(EDGE).max(1);
+    let bin = bin(header.rows, header.columns, header.projections().min(ANGLES), memory);
     let direct = source.projections.stack.packed_rows().is_none();
     let positions = spread(header.projections(), ANGLES);
-    let some = |list: &FrameList| read(list, &spread(list.frames.len(), CALIBRATIONS), bin, direct);
+    let some = |list: &FrameList| read(list, &spread(list.frames.len(), CALIBRATIONS), bin, direct, memory);
     let (mut darks, mut flats) = (None, Vec::new());
     if recipe.normalize {
         darks = source.darks.as_ref().map(some).transpose()?;
@@ -106,7 +116,7 @@ pub(crate) fn load(opened: &Opened, recipe: &Recipe) -> Result<Small, Fault> {
             flats.push((at * scale, some(list)?));
         }
     }
-    let projections = read(&source.projections, &positions, bin, direct)?;
+    let projections = read(&source.projections, &positions, bin, direct, memory)?;
     let angles = positions.iter().filter_map(|&p| opened.angles.get(p).copied()).collect();
     let raw = RawRows {
         rows: 0..projections.len_of(Axis(1)),
@@ -153,6 +163,7 @@ pub(crate) fn views(shared: &Shared<'_>, small: Small) -> Result<Views, Fault> {
     if let Center::Pixel(c) = recipe.center {
         recipe.center = Center::Pixel((c + 0.5) / b - 0.5);
     }
+    recipe.algorithm = Algorithm::Gridding;
     // The steps on frames, on whole frames.
     chain::check_beam(std::slice::from_ref(&raw), &recipe)?;
     let (_, height, width) = raw.projections.dim();
@@ -204,6 +215,14 @@ fn rows_of(raw: &RawRows, rows: std::ops::Range<usize>) -> RawRows {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_makes_the_small_scan_smaller() {
+        assert_eq!(bin(2048, 2048, 300, 8 << 30), 6);
+        assert_eq!(bin(20, 48, 40, 8 << 30), 1);
+        let small = bin(2048, 2048, 300, 64 << 20);
+        assert!(small > 6 && 300 * (2048 / small) * (2048 / small) * 4 <= 16 << 20, "{small}");
+    }
 
     #[test]
     fn positions_are_spread_and_bins_are_means() {

@@ -22,7 +22,7 @@ use super::chain::{self, RawRows, Repaired};
 use super::load::{self, Opened};
 use super::normalize::Flat;
 use super::paganin::Optics;
-use super::plan::Work;
+use super::plan::{self, Work};
 use super::recipe::Recipe;
 use crate::formats::FrameList;
 use crate::formats::scratch::{self, Found, Kept, Shape};
@@ -146,10 +146,11 @@ pub(crate) struct Means {
 }
 
 /// Mean of frames a few at a time; as [`super::normalize::mean_frame`] of all of them.
-fn mean(list: &FrameList) -> Result<Array2<f32>, Fault> {
+fn mean(list: &FrameList, memory: u64) -> Result<Array2<f32>, Fault> {
     let (rows, columns) = (list.stack.rows, list.stack.columns);
     let chunk = list.stack.packed_frames();
-    let each = (MEAN_BYTES / (rows * columns * 4).max(1) / chunk * chunk).max(chunk);
+    let held = MEAN_BYTES.min(usize::try_from(memory / 4).unwrap_or(usize::MAX));
+    let each = (held / (rows * columns * 4).max(1) / chunk * chunk).max(chunk);
     let mut sums = Array2::from_elem((rows, columns), (0.0_f64, 0_u32));
     let positions: Vec<usize> = (0..list.frames.len()).collect();
     for positions in positions.chunks(each) {
@@ -165,16 +166,17 @@ fn mean(list: &FrameList) -> Result<Array2<f32>, Fault> {
 }
 
 /// Reads darks and flats, each chunk once.
-fn means(opened: &Opened, recipe: &Recipe) -> Result<Means, Fault> {
+fn means(ctx: &TaskContext, opened: &Opened, recipe: &Recipe) -> Result<Means, Fault> {
     if !recipe.normalize {
         return Ok(Means { dark: None, flats: Vec::new(), decoded: 0 });
     }
     let source = &opened.source;
     let before = decoded(opened);
-    let dark = source.darks.as_ref().map(mean).transpose()?;
+    let memory = plan::bounded(recipe, &ctx.job.resources).task_memory;
+    let dark = source.darks.as_ref().map(|l| mean(l, memory)).transpose()?;
     let flats = load::flats(source)
         .into_iter()
-        .map(|(at, list)| Ok(Flat { at, mean: mean(list)? }))
+        .map(|(at, list)| Ok(Flat { at, mean: mean(list, memory)? }))
         .collect::<Result<Vec<_>, Fault>>()?;
     Ok(Means { dark, flats, decoded: decoded(opened) - before })
 }
@@ -238,7 +240,7 @@ pub(crate) enum Staged {
 /// Loads for [`Work::Flats`] and [`Work::Frames`]; `None` for other work.
 pub(crate) fn load(ctx: &TaskContext, opened: &Opened, recipe: &Recipe, work: &Work) -> Result<Option<Staged>, Fault> {
     match work {
-        Work::Flats => means(opened, recipe).map(|m| Some(Staged::Flats(m))),
+        Work::Flats => means(ctx, opened, recipe).map(|m| Some(Staged::Flats(m))),
         Work::Frames { projections } => {
             if projections.end > opened.source.header.projections() {
                 return Err(Fault::InputChanged(opened.source.projections.stack.file().to_owned()));
@@ -336,8 +338,8 @@ fn kept_means(ctx: &TaskContext, opened: &Opened, recipe: &Recipe) -> Result<Mea
     if !recipe.normalize {
         return Ok(Means { dark: None, flats: Vec::new(), decoded: 0 });
     }
-    let Some(note) = flats_note(&ctx.job.carry)? else { return means(opened, recipe) };
-    let Some(frames) = kept_rows(ctx, &note, &(0..note.shape.rows))? else { return means(opened, recipe) };
+    let Some(note) = flats_note(&ctx.job.carry)? else { return means(ctx, opened, recipe) };
+    let Some(frames) = kept_rows(ctx, &note, &(0..note.shape.rows))? else { return means(ctx, opened, recipe) };
     let mut frames = frames.outer_iter().map(|f| f.to_owned());
     let dark = if note.dark { frames.next() } else { None };
     let flats = note.at.iter().zip(frames).map(|(&at, mean)| Flat { at, mean }).collect();

@@ -153,7 +153,7 @@ impl Technique for Tomography {
         };
         let opened = load::open(ctx, &recipe)?;
         if work == Work::Preview {
-            let small = first_pass::load(&opened, &recipe)?;
+            let small = first_pass::load(&opened, &recipe, plan::bounded(&recipe, &ctx.job.resources).task_memory)?;
             load::unchanged(ctx)?;
             let (angles, pixel_size_cm) = (opened.angles, opened.pixel_size_cm);
             return Ok(Box::new(LoadedSmall { small, angles, pixel_size_cm, read_s: start.elapsed().as_secs_f64() }));
