@@ -100,22 +100,23 @@ mod tests {
         let half = half_turn(200);
         let whole = phantom::sinogram(&ellipses, size, size, &half, middle(size));
         let truth = phantom::truth(&ellipses, size).insert_axis(Axis(0));
-        let against = |mut image: ndarray::Array3<f32>| {
+        // Inside the circle: in the corners the detector of the half turn sees less.
+        let masked = |mut image: ndarray::Array3<f32>| {
             mask::circle(image.view_mut(), 0.95, 0.0);
-            relative_l2(image.view(), truth.view())
+            image
         };
         let want = Plan::new(&Geometry::new(size, &half)).unwrap();
-        let want = want.reconstruct(whole.view().insert_axis(Axis(0))).unwrap();
-        let usual = against(want.clone());
+        let want = masked(want.reconstruct(whole.view().insert_axis(Axis(0))).unwrap());
+        let usual = relative_l2(want.view(), truth.view());
         for c in [89.5, 20.5, 85.2] {
             let mut s = phantom::sinogram(&ellipses, size, columns, &angles, c).insert_axis(Axis(0));
             blend(s.view_mut(), c);
             let wide = image_size(columns, c);
             assert!((wide as f64 - 2.0 * (c.max(109.0 - c) + 0.5)).abs() <= 0.5);
             let geometry = Geometry { size, centre: c, ..Geometry::new(columns, &angles) };
-            let got = Plan::new(&geometry).unwrap().reconstruct(s.view()).unwrap();
+            let got = masked(Plan::new(&geometry).unwrap().reconstruct(s.view()).unwrap());
             let difference = relative_l2(got.view(), want.view());
-            let error = against(got);
+            let error = relative_l2(got.view(), truth.view());
             println!("{c}: error {error:.4} (half a turn {usual:.4}), difference {difference:.4}");
             // As good as the wide detector; where columns fall on the same places, the same but for kernel and blending.
             assert!(error < 1.05 * usual, "{c}: {error} {usual}");
