@@ -127,7 +127,7 @@ impl Core {
                 }
                 if deaths + 1 >= self.limits.max_deaths {
                     // Two of them under one pilot would die of each other.
-                    if self.alone.iter().any(|other| self.jobs.get(other).is_some_and(Job::is_active)) {
+                    if self.alone.iter().any(|other| self.jobs.get(other).is_some_and(|j| j.claim.is_some())) {
                         return self.give_back(now, no);
                     }
                     let message =

@@ -168,6 +168,9 @@ pub struct Core {
     pub(super) straggler_look: Time,
     /// Claimed jobs that must run alone, see [`Limits::max_deaths`].
     pub(super) alone: BTreeSet<JobNo>,
+    /// Claims being given back so that they are not in flight beside a job that runs alone: by key, the generation and
+    /// the staging.
+    pub(super) returning: BTreeMap<String, (u32, std::path::PathBuf)>,
     /// Jobs with tasks that wait for their next try.
     pub(super) delays: BTreeSet<(Time, JobNo)>,
     pub(super) storage: Storage,
@@ -228,6 +231,7 @@ impl Core {
             learned: BTreeMap::new(),
             straggler_look: Time::default(),
             alone: BTreeSet::new(),
+            returning: BTreeMap::new(),
             delays: BTreeSet::new(),
             stopping: false,
             storage: Storage::Fine,
@@ -303,6 +307,7 @@ impl Core {
             Event::Claimed { job, outcome } => self.on_claimed(now, job, outcome),
             Event::Published { job, outcome } => self.on_published(now, job, outcome),
             Event::Quarantined { job, outcome } => self.on_quarantined(now, job, outcome),
+            Event::GivenBack { key, result } => self.on_given_back(now, &key, result),
             Event::StorageProbed { result } => self.on_storage_probed(now, result),
             Event::StorageTrouble { message } => self.pause_storage(now, message),
             Event::Urgent { stream, name } => self.on_urgent(&stream, &name),

@@ -307,12 +307,16 @@ impl Disk {
         put().unwrap_or_else(|e| QuarantineOutcome::Storage(e.to_string()))
     }
 
-    /// Carries out [`Action::Release`]. A failure leaves the claim to die with the pilot.
-    pub fn release(&self, key: &str, generation: u32, staging: &Path) {
-        let Some(output) = staging.parent() else { return };
-        if let Err(e) = claims::release(&*self.fs, &self.layout, output, key, generation) {
-            tracing::warn!(key, error = %e, "a claim could not be given back; it ends with this pilot");
-        }
+    /// Carries out [`Action::Release`]. A failure leaves the claim to die with the pilot, unless it is ordered again.
+    ///
+    /// # Errors
+    /// What the filesystem says.
+    pub fn release(&self, key: &str, generation: u32, staging: &Path) -> Result<(), String> {
+        let Some(output) = staging.parent() else { return Ok(()) };
+        claims::release(&*self.fs, &self.layout, output, key, generation).map_err(|e| {
+            tracing::warn!(key, error = %e, "a claim could not be given back");
+            e.to_string()
+        })
     }
 
     /// Gives a claim up whose finished parts stay for the next owner; its writers are reaped.

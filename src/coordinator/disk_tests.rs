@@ -139,7 +139,7 @@ fn the_sweep_takes_what_the_dead_left_and_nothing_else() {
 fn a_released_claim_can_be_won_again() {
     let rig = rig();
     let (generation, staging) = rig.claim(&rig.disk);
-    rig.disk.release(KEY, generation, &staging);
+    rig.disk.release(KEY, generation, &staging).unwrap();
     assert!(rig.hidden().is_empty());
     assert_eq!(rig.claim(&rig.disk).0, 2);
 }

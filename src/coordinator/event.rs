@@ -208,6 +208,13 @@ pub enum Event {
         /// The answer.
         outcome: QuarantineOutcome,
     },
+    /// Answer to [`Action::Release`].
+    GivenBack {
+        /// The claim's key.
+        key: String,
+        /// Why it could not be.
+        result: Result<(), String>,
+    },
     /// Answer to [`Action::ProbeStorage`].
     StorageProbed {
         /// Room and a durable write, or what is wrong.

@@ -137,10 +137,21 @@ impl Core {
         let Some(job) = self.jobs.get_mut(&no) else { return };
         let Some(claim) = job.claim.take() else { return };
         let (key, deaths) = (job.key.clone(), job.deaths);
+        self.returning.insert(key.clone(), (claim.generation, claim.staging.clone()));
         self.order(Action::Release { key, generation: claim.generation, staging: claim.staging });
         self.start_over(now, no);
         if let Some(job) = self.jobs.get_mut(&no) {
             job.deaths = deaths;
+        }
+    }
+
+    /// A claim was given back, or was not; then it is tried again when storage is fine.
+    pub(super) fn on_given_back(&mut self, now: Time, key: &str, result: Result<(), String>) {
+        match result {
+            Ok(()) => drop(self.returning.remove(key)),
+            // Of others it is enough that they end with this pilot.
+            Err(why) if self.returning.contains_key(key) => self.pause_storage(now, why),
+            Err(_) => {}
         }
     }
 }

@@ -107,7 +107,10 @@ impl DiskOrders for DiskPool {
                 self.run(&key.clone(), move |disk, _| disk.save_plan(&key, &staging, &plan));
             }
             Action::Release { key, generation, staging } => {
-                self.run(&key.clone(), move |disk, _| disk.release(&key, generation, &staging));
+                self.run(&key.clone(), move |disk, mail| {
+                    let result = disk.release(&key, generation, &staging);
+                    mail.post(Event::GivenBack { key, result });
+                });
             }
             Action::ProbeStorage => self.run("", |disk, mail| {
                 mail.post(Event::StorageProbed { result: disk.probe() });

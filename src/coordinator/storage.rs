@@ -37,6 +37,9 @@ impl Core {
 
     /// Orders what a storage pause interrupted once more.
     pub(super) fn retry_after_storage(&mut self) {
+        for (key, (generation, staging)) in self.returning.clone() {
+            self.order(Action::Release { key, generation, staging });
+        }
         let mut ends: Vec<(JobNo, Option<String>)> = Vec::new();
         for (no, job) in &mut self.jobs {
             match &mut job.phase {

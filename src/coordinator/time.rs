@@ -8,7 +8,7 @@
 
 use super::core::{Attempt, Core, JOB, stage_name};
 use super::event::{JobNo, Time};
-use super::job::Phase;
+use super::job::{Job, Phase};
 
 /// Assumed of a task of which none has ended yet, seconds.
 const UNKNOWN_S: f64 = 20.0;
@@ -89,12 +89,19 @@ impl Core {
         }
     }
 
+    /// Another claim that one more death would condemn, or that may turn out to be such a one.
+    fn may_die_beside(&self, no: JobNo) -> bool {
+        let ends = |j: &Job| matches!(j.phase, Phase::Publishing { .. } | Phase::Quarantining { .. });
+        let ending = |other: &JobNo| *other != no && self.jobs.get(other).is_some_and(ends);
+        self.alone.iter().any(ending) || self.jobs.values().any(|j| j.phase == Phase::Claiming)
+    }
+
     /// A job that was in flight at too many deaths runs while nothing else does. True while there is such a job: the
     /// others wait. One whose stream is held waits itself.
     pub(super) fn assign_alone(&mut self, now: Time) -> bool {
         let active = |no: &&JobNo| self.jobs.get(no).is_some_and(|j| j.is_active() && !self.is_held(j.stream));
         let Some(no) = self.alone.iter().find(active).copied() else { return false };
-        if self.attempts.values().any(|a| a.job != no) {
+        if self.attempts.values().any(|a| a.job != no) || !self.returning.is_empty() || self.may_die_beside(no) {
             return true;
         }
         let stream = self.jobs.get(&no).map_or(0, |j| j.stream);

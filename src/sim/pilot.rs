@@ -392,8 +392,8 @@ fn obey(disk: &Disk, order: Waiting) -> Out {
             return Out::Nothing;
         }
         Some(Action::Release { key, generation, staging }) => {
-            disk.release(&key, generation, &staging);
-            return Out::Nothing;
+            let result = disk.release(&key, generation, &staging);
+            Event::GivenBack { key, result }
         }
         Some(other) => unreachable!("no order for the disk: {other:?}"),
     })

@@ -115,7 +115,7 @@ pub enum Action {
         /// The plan.
         plan: Box<Plan>,
     },
-    /// Give up the claim; staging goes.
+    /// Give up the claim; staging goes. Answer with [`Event::GivenBack`].
     Release {
         /// Its key.
         key: String,

@@ -144,7 +144,10 @@ impl Bench {
                 self.quarantined.push((name, reason));
                 self.step(Event::Quarantined { job, outcome: QuarantineOutcome::Done });
             }
-            Action::Release { .. } => self.released += 1,
+            Action::Release { key, .. } => {
+                self.released += 1;
+                self.step(Event::GivenBack { key, result: Ok(()) });
+            }
             Action::Tell { name, verdict, .. } => self.told.push((name, verdict)),
             Action::Alarm { message } => self.alarms.push(message),
             Action::Finished => {
