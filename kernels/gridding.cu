@@ -99,9 +99,9 @@ KERNEL void gather(const float2* __restrict__ samples, float2* __restrict__ grid
         if (radius > static_cast<float>(middle) + reach) continue;
         // Rays whose line passes within `reach`: directions within asin(reach / radius) of the cell's own, modulo π.
         int from = 0, to = buckets;
-        if (radius > 1.5f * reach) {
+        if (radius > 3.0f * reach) {
             const float ratio = reach / radius;
-            // asin(r) ≤ r + 0.2 r³ for r ≤ 2/3, and a bucket more on either side for rounding.
+            // asin(r) ≤ r + 0.2 r³ for r ≤ 1/3, and a bucket more on either side for rounding.
             const float opening = (ratio + 0.2f * ratio * ratio * ratio) * 0.318309886f * static_cast<float>(buckets);
             float direction = atan2f(-y, x) * 0.318309886f * static_cast<float>(buckets);
             if (direction < 0.0f) direction += static_cast<float>(buckets);

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Runs on the machine with the GPU, out of the folder that scripts/gpu-bundle.sh packed: ./run.sh [REPORT]
+# Runs on the machine with the GPU, out of the folder that scripts/gpu-bundle.sh packed: ./run.sh [REPORT [OPTION…]]
 #
-# Checks, measures, and writes the report (gpu-results.md here by default). Ends as `beampilot bench gpu` does: 0 when everything
+# Checks, measures, and writes the report (gpu-results.md here by default); options as of `beampilot bench gpu`, such as
+# --quick. Ends as `beampilot bench gpu` does: 0 when everything
 # agrees, 65 when something does not, 69 when no GPU can be used.
 set -euo pipefail
 report=$(realpath -m "${1:-gpu-results.md}")
+options=("${@:2}")
 here=$(dirname "$(realpath "$0")")
 cd "$here"
 
@@ -44,7 +46,7 @@ if ! ./beampilot --version >/dev/null 2>&1; then
 fi
 
 code=0
-"${run[@]}" bench gpu --report "$report" || code=$?
+"${run[@]}" bench gpu --report "$report" "${options[@]}" || code=$?
 if [ "$code" -eq 0 ] && command -v python3 >/dev/null; then
   python3 peers.py >>"$report" || echo "run.sh: the peers' script failed" >&2
 fi

@@ -84,6 +84,14 @@ fn kernels_agree_with_their_references() {
     all_pass(&check::kernels(&device.gpu, Size { angles: 37, rows: 2, columns: 51 }, 3).unwrap());
 }
 
+/// Where positions need more digits than single precision has.
+#[test]
+#[ignore = "takes minutes"]
+fn kernels_agree_with_their_references_on_wide_detectors() {
+    let device = emulated(4);
+    all_pass(&check::kernels(&device.gpu, Size { angles: 300, rows: 2, columns: 1024 }, 4).unwrap());
+}
+
 #[test]
 fn slabs_agree_with_the_cpu_however_streams_get_on() {
     for seed in [1, 2] {
