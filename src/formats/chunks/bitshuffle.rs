@@ -151,12 +151,35 @@ pub(crate) fn unshuffle(input: &[u8], element: usize, out: &mut [u8], planes: &m
             blocked(input, element, out, planes);
         }
         if is_x86_feature_detected!("avx2") {
-            // SAFETY: the processor has AVX2.
-            unsafe { wide(input, element, out, planes) };
+            if element == 2 {
+                // SAFETY: the processor has AVX2.
+                let done = unsafe { super::avx2::unshuffle_u16(input, out) };
+                rest_u16(input, out, done);
+            } else {
+                // SAFETY: as above.
+                unsafe { wide(input, element, out, planes) };
+            }
             return;
         }
     }
     blocked(input, element, out, planes);
+}
+
+/// The groups of two-byte elements from `first` on, one by one.
+#[cfg(target_arch = "x86_64")]
+fn rest_u16(input: &[u8], out: &mut [u8], first: usize) {
+    let row = input.len() / 16;
+    for (g, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate().skip(first) {
+        let mut words = [[0; LANES]; 8];
+        for (k, word) in words.iter_mut().enumerate() {
+            let byte = |plane: usize| u64::from(input.get((8 * plane + k) * row + g).copied().unwrap_or(0));
+            *word = [byte(0), byte(1), 0, 0];
+        }
+        transpose(&mut words, false);
+        for (element, word) in out.as_chunks_mut::<2>().0.iter_mut().zip(words) {
+            *element = [word[0] as u8, word[1] as u8];
+        }
+    }
 }
 
 /// Bits first: eight rows make one plane, the bytes `b` of all elements. Then the planes are interleaved.

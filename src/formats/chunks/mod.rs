@@ -10,6 +10,8 @@
 //! - Memory: at most [`IN_FLIGHT`] bytes (or one chunk) of stored chunks, and one decoded chunk per thread.
 //! - A chunk that cannot be decoded is [`Fault::Input`] naming file, dataset and chunk; it is the file that is damaged.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 pub(crate) mod bitshuffle;
 pub(crate) mod codecs;
 pub(crate) mod index;
