@@ -19,7 +19,7 @@ import types
 
 import numpy as np
 
-ROWS, COLUMNS, ANGLES, SIZE, ITERATIONS = 512, 1024, 720, 512, 10
+ROWS, COLUMNS, ANGLES, SIZE, ITERATIONS = 512, 1024, 720, 512, 3
 
 
 def timed(work, runs=3):
