@@ -30,7 +30,7 @@ const COLUMNS: usize = 1024;
 const ANGLES: usize = 720;
 const SIZE: usize = 512;
 /// Iterations timed.
-const ITERATIONS: usize = 10;
+const ITERATIONS: usize = 3;
 
 struct Timer {
     one: rayon::ThreadPool,

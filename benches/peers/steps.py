@@ -3,13 +3,11 @@
 Run: python3 -m venv /tmp/peers && /tmp/peers/bin/pip install numpy scipy astra-toolbox algotom PyWavelets numexpr tifffile
      /tmp/peers/bin/python benches/peers/steps.py DIR
 TomoPy is not on PyPI. Where it is not installed its Python modules (stripes, phase) are taken from a source tree named in
-TOMOPY_SOURCE (the folder that holds tomopy/), and gridrec from a library named in GRIDREC, made from the same tree by
-     gcc -O3 -march=native -shared -fPIC -Iinclude source/libtomo/gridrec/gridrec.c -lfftw3f -lm -o libgridrec.so
+TOMOPY_SOURCE (the folder that holds tomopy/).
 Prints ms per frame, sinogram or slice, ours on one thread, and the ratio: above 1 we are faster. Peers run as they come:
 numpy and scipy on one thread, numba's loops on all.
 """
 
-import ctypes
 import importlib
 import json
 import os
@@ -19,7 +17,7 @@ import types
 
 import numpy as np
 
-ROWS, COLUMNS, ANGLES, SIZE, ITERATIONS = 512, 1024, 720, 512, 10
+ROWS, COLUMNS, ANGLES, SIZE, ITERATIONS = 512, 1024, 720, 512, 3
 
 
 def timed(work, runs=3):
@@ -76,39 +74,6 @@ def astra_iterations(sinogram, angles, name):
         astra.data2d.delete([data, out])
 
     return work
-
-
-def gridrec(folder):
-    """TomoPy's gridrec, ours and the errors of both, for both sizes, when the library and the other bench's dump are there."""
-    library = os.environ.get("GRIDREC")
-    if not library:
-        print("gridrec: no library named in GRIDREC")
-        return
-    c = ctypes.CDLL(library)
-    pointer = ctypes.POINTER(ctypes.c_float)
-    for size, turns in [(512, 720), (1024, 1024)]:
-        try:
-            sinogram = np.fromfile(f"{folder}/{size}-sinogram.f32", "<f4").reshape(turns, size)
-            truth = np.fromfile(f"{folder}/{size}-truth.f32", "<f4").reshape(size, size)
-            ours = np.fromfile(f"{folder}/{size}-shepp-logan.f32", "<f4").reshape(size, size)
-        except FileNotFoundError:
-            print("gridrec: run `cargo bench --bench tomography -- --dump` into the same folder, too")
-            return
-        slices = 16
-        data = np.repeat(sinogram[None], slices, 0).astype(np.float32)
-        theta = (np.arange(turns) * np.pi / turns).astype(np.float32)
-        # TomoPy's projections are -log and its pixels one: the sinogram as it is.
-        center = np.full(slices, size / 2, np.float32)
-        out = np.zeros((slices, size, size), np.float32)
-        parameters = np.zeros(2, np.float32)
-        at = lambda a: a.ctypes.data_as(pointer)
-        ms = timed(lambda: c.gridrec(at(data), slices, turns, size, at(center), at(theta), at(out), size, size,
-                                     b"ramlak", at(parameters)), 2) / slices
-        axis = np.arange(size) - (size - 1) / 2
-        inside = axis[:, None] ** 2 + axis[None, :] ** 2 <= (size / 2) ** 2
-        error = lambda image: np.linalg.norm((image - truth)[inside]) / np.linalg.norm(truth[inside])
-        theirs = min(error(out[0]), error(out[0][::-1]), error(out[0][:, ::-1]))
-        print(f"gridrec {size}² × {turns}: {ms:.1f} ms/slice on one thread, error {theirs:.3f}; ours has {error(ours):.4f}")
 
 
 def main(folder):
@@ -209,7 +174,6 @@ def main(folder):
             continue
         ms = ms / ITERATIONS if "iteration" in name else ms
         print(f"{name:20} {peer:16} {ms:9.2f} ms   ours {ours[name][0]:8.3f} ms on one thread   ratio {ms / ours[name][0]:7.1f}")
-    gridrec(folder)
 
 
 if __name__ == "__main__":

@@ -217,20 +217,20 @@ impl<'a> Watch<'a> {
 
     /// Takes note of `‖b − A x‖²`; slices that fit well enough stop.
     fn residual(&mut self, squares: PerLane) {
-        for l in 0..8 {
+        for (l, square) in squares.into_iter().enumerate() {
             if self.running[l] {
-                self.endings[l].residual = (squares[l] / self.data[l]).sqrt();
-                self.running[l] = squares[l] > self.stopping.noise.powi(2) * self.samples;
+                self.endings[l].residual = (square / self.data[l]).sqrt();
+                self.running[l] = square > self.stopping.noise.powi(2) * self.samples;
             }
         }
     }
 
     /// Takes note of a step; slices that hardly moved stop.
     fn step(&mut self, change: PerLane, size: PerLane) {
-        for l in 0..8 {
+        for (l, (change, size)) in change.into_iter().zip(size).enumerate() {
             if self.running[l] {
                 self.endings[l].iterations += 1;
-                self.running[l] = change[l] > self.stopping.tolerance.powi(2) * size[l];
+                self.running[l] = change > self.stopping.tolerance.powi(2) * size;
             }
         }
     }

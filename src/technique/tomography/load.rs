@@ -38,6 +38,13 @@ pub fn open(ctx: &TaskContext, recipe: &Recipe) -> Result<Opened, Fault> {
         header.angles_from = "recipe".to_owned();
         header.notes.retain(|n| !n.starts_with("no rotation angles"));
     }
+    let step = recipe.angle_step.max(1);
+    if step > 1 {
+        header.angles_deg = header.angles_deg.iter().copied().step_by(step).collect();
+        source.projections.frames = source.projections.frames.iter().copied().step_by(step).collect();
+        source.flats_between.iter_mut().for_each(|(at, _)| *at /= step);
+    }
+    let header = &source.header;
     let sign = if recipe.reverse { -1.0 } else { 1.0 };
     let angles = header.angles_deg.iter().map(|a| (sign * a).to_radians()).collect();
     let pixel_size_cm = recipe.pixel_size_um.map(|um| um * 1e-4).or(header.pixel_size_cm);
@@ -59,6 +66,22 @@ fn optics(recipe: &Recipe, pixel_size_cm: Option<f64>, source: &TomoSource) -> R
         pixel_size_um: cm * 1e4,
         delta_beta: phase.delta_beta,
     }))
+}
+
+/// The detector rows that the recipe wants reconstructed.
+///
+/// # Errors
+/// [`Fault::Input`] when the detector has not so many.
+pub fn wanted_rows(opened: &Opened, recipe: &Recipe) -> Result<Range<usize>, Fault> {
+    let rows = opened.source.header.rows;
+    match recipe.rows {
+        None => Ok(0..rows),
+        Some((first, end)) if end <= rows => Ok(first..end),
+        Some((first, end)) => Err(Fault::Input(format!(
+            "{}: rows = [{first}, {end}] in the recipe, but the detector has {rows} rows; write an end of at most {rows}",
+            opened.source.projections.stack.at()
+        ))),
+    }
 }
 
 /// Rows beyond its own that a row wants on either side, for the windows of zingers and phase retrieval.

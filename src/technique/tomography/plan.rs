@@ -131,7 +131,8 @@ fn center_rows(rows: usize) -> Vec<usize> {
 pub(crate) fn plan(opened: &Opened, recipe: &Recipe, resources: &Resources) -> Result<Plan, Fault> {
     let resources = &bounded(recipe, resources);
     let header = &opened.source.header;
-    let (angles, rows, columns) = (header.projections(), header.rows, header.columns);
+    let wanted = load::wanted_rows(opened, recipe)?;
+    let (angles, rows, columns) = (header.projections(), wanted.len(), header.columns);
     let calibrations = header.flats() + header.darks;
     let mut foot = footprint(angles, calibrations, columns, resources.threads as usize, recipe.padding);
     // Where the axis is looked for, an offset scan's image may be up to twice as wide as the detector.
@@ -147,19 +148,22 @@ pub(crate) fn plan(opened: &Opened, recipe: &Recipe, resources: &Resources) -> R
         foot.fixed += iterative::scratch_bytes(angles, columns, edge) as u64;
     }
     // Margins are read and filtered with every slab; a single row's are part of the least that fits.
-    let margins = (2 * load::reach(opened, recipe)).min(rows.saturating_sub(1));
+    let margins = (2 * load::reach(opened, recipe)).min(header.rows.saturating_sub(1));
     let margin_bytes = (margins * 4 * (angles + calibrations) * columns) as u64;
     let margins_fit = margins == 0 || resources.task_memory >= margin_bytes + foot.per_row;
     let wide = Footprint { fixed: foot.fixed + margin_bytes, ..foot };
     let chunk = header.chunk.as_ref().and_then(|c| c.iter().rev().nth(1)).map_or(1, |&c| c);
-    let direct = if margins_fit { Some(cut(rows, chunk, wide, resources)?) } else { None };
+    let placed = |slabs: Vec<Range<usize>>| -> Vec<Range<usize>> {
+        slabs.into_iter().map(|r| wanted.start + r.start..wanted.start + r.end).collect()
+    };
+    let direct = if margins_fit { Some(placed(cut(rows, chunk, wide, resources)?)) } else { None };
     // Margins that outweigh the rows are better filtered once, as whole frames.
     let whole = opened.optics.is_some() && direct.as_ref().and_then(|s| s.first()).is_none_or(|s| s.len() < margins);
     let before = frames::stages(opened, direct.as_deref().unwrap_or(&[]), whole, resources)?;
     let after = outputs::stage(recipe, [rows, columns, columns], edge, opened.pixel_size_cm, resources)?;
     let slabs = match direct {
         // Scratch is cut anywhere, and has no margins.
-        _ if before.is_some() => cut(rows, 1, foot, resources)?,
+        _ if before.is_some() => placed(cut(rows, 1, foot, resources)?),
         Some(slabs) => slabs,
         None => {
             return Err(Fault::Input(format!(
@@ -178,7 +182,7 @@ pub(crate) fn plan(opened: &Opened, recipe: &Recipe, resources: &Resources) -> R
         work.spec(format!("slab-{index:05}"), TaskKind::Stage, cost, row_bytes * r.len() as u64)
     });
     let tasks = tasks.collect::<Result<Vec<_>, _>>()?;
-    let picked = center_rows(rows);
+    let picked: Vec<usize> = center_rows(rows).into_iter().map(|r| wanted.start + r).collect();
     let prepare_bytes = row_bytes * picked.len() as u64;
     let prepare = Work::Prepare { rows: picked }.spec("prepare".into(), TaskKind::Stage, 1.0, prepare_bytes)?;
     let preview = if recipe.preview {

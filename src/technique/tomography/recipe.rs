@@ -154,6 +154,12 @@ pub struct Recipe {
     pub angles: Option<AngleRule>,
     /// The stage turns the other way: angles are negated.
     pub reverse: bool,
+    /// Every so many projections are used.
+    #[serde(default = "one")]
+    pub angle_step: usize,
+    /// `"all"` or `[first, end]`: detector rows to reconstruct, the end not included.
+    #[serde(default)]
+    pub rows: Option<(usize, usize)>,
     /// One plain file instead of a virtual dataset over parts.
     pub single_file: bool,
     /// Make the preview.
@@ -165,6 +171,10 @@ pub struct Recipe {
     pub integer: Option<Integer>,
     /// Most memory a task may hold, gigabytes (10⁹ bytes); less than executors have. By default what they have.
     pub memory_gb: Option<f64>,
+}
+
+fn one() -> usize {
+    1
 }
 
 impl Default for Recipe {
@@ -188,6 +198,8 @@ impl Default for Recipe {
             pixel_size_um: None,
             angles: None,
             reverse: false,
+            angle_step: 1,
+            rows: None,
             single_file: false,
             preview: true,
             output: vec![Output::Hdf5],
@@ -198,7 +210,7 @@ impl Default for Recipe {
 }
 
 /// Every key, in the order of the documentation.
-pub const KEYS: [&str; 23] = [
+pub const KEYS: [&str; 25] = [
     "center",
     "center_search",
     "center_method",
@@ -217,6 +229,8 @@ pub const KEYS: [&str; 23] = [
     "pixel_size_um",
     "angles",
     "reverse",
+    "angle_step",
+    "rows",
     "single_file",
     "preview",
     "output",
@@ -262,6 +276,8 @@ impl Recipe {
                 "pixel_size_um" => r.pixel_size_um = Some(number(key, value, 1e-3, 1e3)?),
                 "angles" => r.angles = Some(angle_rule(value)?),
                 "reverse" => r.reverse = flag(key, value)?,
+                "angle_step" => r.angle_step = whole(key, value, 1, 1000)?,
+                "rows" => r.rows = steps::rows(value)?,
                 "single_file" => r.single_file = flag(key, value)?,
                 "output" => r.output = output(value)?,
                 "integer" => r.integer = integer(value)?,
@@ -489,6 +505,8 @@ mod tests {
             pixel_size_um = 0.65
             angles = { range = 180, endpoint = true }
             reverse = true
+            angle_step = 2
+            rows = [10, 20]
             single_file = true
             preview = false
             output = ["zarr", "hdf5"]
@@ -522,6 +540,9 @@ mod tests {
             ("center_try = { range = 50, step = 0.1 }", "center_try|1001 slices"),
             ("center_try = true", "center_try|off"),
             ("turn = 360", "turn|auto"),
+            ("rows = [20, 20]", "rows|no row"),
+            ("rows = [1, 2, 3]", "rows|[first, end]"),
+            ("angle_step = 0", "angle_step|from 1"),
             ("algorithm = \"griding\"", "algorithm|did you mean \"gridding\"?"),
             ("iterative = { iterations = 0 }", "iterative.iterations|from 1"),
             ("iterative = { iteration = 5 }", "iterative.iteration|did you mean iterations?"),

@@ -236,10 +236,13 @@ impl Technique for Tomography {
                 let name = format!("parts/slab-{index:05}.a{}.h5", ctx.attempt);
                 let attributes = finish::attributes(pixel_size_cm);
                 let file = part::write(&ctx.job.staging, &name, volume.view(), &attributes)?;
-                let find = recipe(ctx)?.integer.is_some_and(|i| i.window.is_none());
+                let recipe = recipe(ctx)?;
+                let find = recipe.integer.is_some_and(|i| i.window.is_none());
+                let before = recipe.rows.map_or(0, |r| r.0);
                 let window = if find { outputs::window(volume.view()) } else { None };
                 let carry = to_json(&SlabNote {
-                    rows: (rows.start, rows.end),
+                    // Slices of the volume are counted from the first row wanted.
+                    rows: (rows.start - before, rows.end - before),
                     repaired,
                     decoded,
                     window,

@@ -106,6 +106,26 @@ fn stripe_removal_helps_against_rings_and_harms_little_without() {
 }
 
 #[test]
+fn some_rows_and_angles_are_what_they_are_among_all() {
+    let (dir, o) = made(|o| (o.size, o.angles, o.slices) = (48, 90, 10));
+    let base = "center = 23.5\npreview = false\n";
+    let volume = |more: &str| {
+        let r = run(dir.path(), &o.out, &format!("{base}{more}")).unwrap();
+        read(&r.bundle.join("recon.h5"))
+    };
+    let (all, some) = (volume(""), volume("rows = [3, 8]"));
+    assert_eq!(some.shape(), [5, 48, 48]);
+    // Batches of other sizes add up in another order.
+    assert!(relative_error(&some, &all.slice(ndarray::s![3..8, .., ..]).to_owned()) < 1e-5);
+    // Every other angle: the same sample, with more of the streaks of few views.
+    let fewer = volume("angle_step = 2");
+    let difference = relative_error(&fewer, &all);
+    assert!(difference > 1e-3 && difference < 0.15, "{difference}");
+    let refused = run(dir.path(), &o.out, &format!("{base}rows = [3, 11]")).unwrap_err().to_string();
+    assert!(refused.contains("10 rows") && refused.contains("[3, 11]"), "{refused}");
+}
+
+#[test]
 fn an_offset_scan_becomes_an_image_wider_than_the_detector() {
     let (dir, o) = made(|o| (o.range_deg, o.angles, o.center, o.slices) = (360.0, 360, Some(103.5), 6));
     let r = run(dir.path(), &o.out, "center_try = { range = 1, step = 0.5 }\nmask = \"none\"").unwrap();

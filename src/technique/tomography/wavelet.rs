@@ -26,7 +26,7 @@ const LOW: [f64; TAPS] = [
     0.003_335_725_285_473_771,
     -0.012_580_751_999_082,
     -0.006_241_490_212_798_274,
-    0.077_571_493_840_045_71,
+    0.077_571_493_840_045_7,
     -0.032_244_869_584_638_37,
     -0.242_294_887_066_382,
     0.138_428_145_901_320_7,
@@ -289,7 +289,7 @@ fn halve_line<const FMA: bool>(line: &[f32], low: &mut [f32], high: &mut [f32], 
 #[inline(always)]
 fn high_tap(j: usize) -> f32 {
     let h = LOW[TAPS - 1 - j] as f32;
-    if j % 2 == 0 { -h } else { h }
+    if j.is_multiple_of(2) { -h } else { h }
 }
 
 /// One line from its bands: element `t` is `Σ_k g[t + 8 − 2k] c_k`, `g` the analysis filter backwards. `line` has an even length.
@@ -315,7 +315,7 @@ fn double_rows<const FMA: bool>(from: &[f32], wide: usize, level: &Level, to: &m
     let odd: [f32; TAPS / 2] = std::array::from_fn(|i| LOW[2 * i] as f32);
     for (t, out) in to.chunks_exact_mut(level.columns).enumerate() {
         let rows: [&[f32]; TAPS / 2] = std::array::from_fn(|i| &from[(t / 2 + i) * wide..][..level.columns]);
-        weighted::<FMA>(&rows, if t % 2 == 0 { &even } else { &odd }, out);
+        weighted::<FMA>(&rows, if t.is_multiple_of(2) { &even } else { &odd }, out);
     }
 }
 

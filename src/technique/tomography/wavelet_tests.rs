@@ -24,7 +24,7 @@ fn join(low: &[f64], high: &[f64], n: usize) -> Vec<f64> {
         for j in 0..TAPS {
             // Synthesis filters are the analysis filters backwards.
             let g = LOW[TAPS - 1 - j];
-            let h = LOW[j] * if (TAPS - 1 - j) % 2 == 0 { -1.0 } else { 1.0 };
+            let h = LOW[j] * if (TAPS - 1 - j).is_multiple_of(2) { -1.0 } else { 1.0 };
             out[2 * k + j] += g * low[k] + h * high[k];
         }
     }
@@ -33,6 +33,7 @@ fn join(low: &[f64], high: &[f64], n: usize) -> Vec<f64> {
 
 fn along(data: &Array2<f64>, axis: usize) -> (Array2<f64>, Array2<f64>) {
     let lines: Vec<_> = data.lanes(Axis(axis)).into_iter().map(|l| split(&l.to_vec())).collect();
+    #[allow(clippy::type_complexity)] // Which of two bands.
     let of = |pick: &dyn Fn(&(Vec<f64>, Vec<f64>)) -> Vec<f64>| {
         let flat: Vec<f64> = lines.iter().flat_map(pick).collect();
         let all = Array2::from_shape_vec((lines.len(), flat.len() / lines.len()), flat).unwrap();
