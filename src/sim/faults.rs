@@ -194,6 +194,11 @@ impl Schedule {
                 _ => Blow::Lie,
             });
         }
+        if gentle {
+            // Whose goodbye meets a full or stalled disk looks dead.
+            schedule.pending.retain(|(_, _, blow)| *blow != Blow::Drain);
+            schedule.timed.retain(|(_, blow)| *blow != Blow::Drain);
+        }
         schedule
     }
 

@@ -15,7 +15,7 @@ use crate::coordinator::job::recipe_digits;
 use crate::coordinator::pilot::edits::follow;
 use crate::coordinator::pilot::specs;
 use crate::store::Layout;
-use crate::store::requests::{self, ACCEPTED, DONE, Fold, Request};
+use crate::store::requests::{self, ACCEPTED, DONE, Fold, REFUSED, Request};
 use crate::technique;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -217,11 +217,18 @@ impl World {
 
     // ---- convergence --------------------------------------------------------------------------------------
 
-    /// What everybody's requests together say.
+    /// What everybody's requests together say; those that were refused say nothing.
     pub fn fold(&self) -> Fold {
-        let mut there: Vec<&Wish> = self.wishes.iter().filter(|w| w.there).collect();
+        let refused = |w: &Wish| self.outcome(w).is_some_and(|o| o.outcome == REFUSED);
+        let mut there: Vec<&Wish> = self.wishes.iter().filter(|w| w.there && !refused(w)).collect();
         there.sort_by(|a, b| a.id.cmp(&b.id));
         Fold::of(there.into_iter().map(|w| &w.request))
+    }
+
+    fn outcome(&self, wish: &Wish) -> Option<requests::Outcome> {
+        let path = format!("/state/requests/{}.outcome.json", wish.id);
+        let bytes = self.fs_tree().read(path.as_ref()).ok()?;
+        serde_json::from_slice(&bytes).ok()
     }
 
     /// Everything heals: what is held goes on.
@@ -237,10 +244,8 @@ impl World {
     pub fn unanswered(&self, fold: &Fold) -> String {
         let mut left = String::new();
         for wish in &self.wishes {
+            let outcome = self.outcome(wish);
             let tree = self.fs_tree();
-            let path = format!("/state/requests/{}.outcome.json", wish.id);
-            let outcome = tree.read(path.as_ref()).ok();
-            let outcome = outcome.and_then(|b| serde_json::from_slice::<requests::Outcome>(&b).ok());
             let (stream, scan) = wish.request.about();
             let at = (stream.to_owned(), scan.unwrap_or_default().to_owned());
             let fine = match outcome {
