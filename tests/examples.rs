@@ -116,6 +116,14 @@ fn every_key_of_a_command_is_documented() {
 }
 
 #[test]
+fn every_key_of_a_laue_recipe_is_documented() {
+    let page = fs::read_to_string(root().join("docs/laue.md")).unwrap();
+    for key in beampilot::technique::laue::recipe::KEYS {
+        assert!(page.contains(&format!("| `{key}` |")), "docs/laue.md has no row for {key}");
+    }
+}
+
+#[test]
 fn programs_of_the_examples_are_there_and_executable() {
     use std::os::unix::fs::PermissionsExt;
     for path in examples() {

@@ -42,8 +42,12 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
     let found = calibrate(&args.point, &recipe_table(&args.recipe));
     let found = match found {
         Ok(found) => found,
-        Err(crate::technique::tomography::reconstruct::ReconstructError::Recipe(e)) => return Err(e).or_exit(Exit::Config),
-        Err(crate::technique::tomography::reconstruct::ReconstructError::Fault(fault)) => return Err(super::fault(&fault)),
+        Err(crate::technique::tomography::reconstruct::ReconstructError::Recipe(e)) => {
+            return Err(e).or_exit(Exit::Config);
+        }
+        Err(crate::technique::tomography::reconstruct::ReconstructError::Fault(fault)) => {
+            return Err(super::fault(&fault));
+        }
     };
     if let Some(path) = &args.picture {
         let svg = picture(&found).map_err(|e| super::fault(&Fault::Task(e)))?;
@@ -60,7 +64,11 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
 fn text(c: &Calibration) -> String {
     let names: Vec<&str> = PARAMETERS.iter().map(|p| p.0).collect();
     let list = |v: [f64; 3]| format!("[{:.6}, {:.6}, {:.6}]", v[0], v[1], v[2]);
-    let idle = if c.without_effect.is_empty() { String::new() } else { format!("; without effect: {}", c.without_effect.join(", ")) };
+    let idle = if c.without_effect.is_empty() {
+        String::new()
+    } else {
+        format!("; without effect: {}", c.without_effect.join(", "))
+    };
     format!(
         "# {} pixels; spread of depths {:.2} um before, {:.2} um after; sharpness {:.4} before, {:.4} after\n# searched: {}{idle}\n\
          center_mm = {}\nangles_deg = {}\n",

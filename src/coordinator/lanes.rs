@@ -103,7 +103,8 @@ impl DiskOrders for DiskPool {
             Action::Publish { job, key, scan, generation, staging, timeline, items } => {
                 self.run(&key.clone(), move |disk, mail| {
                     let outcome = disk.publish(&key, &scan, generation, &staging, timeline, items);
-                    let bundle = if let PublishOutcome::Done { bundle } = &outcome { Some(bundle.clone()) } else { None };
+                    let bundle =
+                        if let PublishOutcome::Done { bundle } = &outcome { Some(bundle.clone()) } else { None };
                     mail.post(Event::Published { job, outcome });
                     if let Some(bundle) = bundle {
                         live(&bundle);

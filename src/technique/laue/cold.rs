@@ -332,7 +332,18 @@ algo:
         let draft = read(SAMPLE).unwrap();
         assert_eq!(draft.depth.last_um.map(f64::round), Some(199.0));
         assert_eq!(draft.mask.center_mm, Some([0.45, 1.6, 0.75]));
-        for field in ["ver", "file.path", "file.output", "file.stacked", "comp.workers", "comp.functionid", "geo.mask.cal", "algo.iter", "algo.pos.init", "algo.sig.init.atol"] {
+        for field in [
+            "ver",
+            "file.path",
+            "file.output",
+            "file.stacked",
+            "comp.workers",
+            "comp.functionid",
+            "geo.mask.cal",
+            "algo.iter",
+            "algo.pos.init",
+            "algo.sig.init.atol",
+        ] {
             assert!(draft.notes.iter().any(|n| n.contains(&format!(" {field} "))), "{field}: {:?}", draft.notes);
         }
         assert_eq!(draft.notes.len(), 10);

@@ -1,5 +1,5 @@
 //! From a pixel's counts over the frames to intensity over depth: the steps of coded aperture Laue microdiffraction
-//! (Gürsoy et al., *J. Synchrotron Rad.* 29, 2022; the numbering is that of the documentation).
+//! (Gürsoy et al., arXiv:2405.12813, 2024; the numbering is that of the documentation).
 //!
 //! 1. Select: mean of at least `threshold`, no saturated frame, not constant.
 //! 2. The pixel in the laboratory; its view of the mask ([`super::geometry`]).

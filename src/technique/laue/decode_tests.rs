@@ -158,7 +158,8 @@ fn footprints_are_those_of_the_plain_reference() {
         let offset = (0..residuals.len()).min_by(|&a, &b| residuals[a].total_cmp(&residuals[b])).unwrap();
         assert!((f64::from(pixel.position_um) / 0.5 - offset as f64).abs() <= 0.5);
         let (basis, columns, window) = decoder.basis();
-        let at = |i: isize| usize::try_from(i).ok().and_then(|i| template.cover.get(i)).map_or(1.0, |&c| 1.0 - f64::from(c));
+        let at =
+            |i: isize| usize::try_from(i).ok().and_then(|i| template.cover.get(i)).map_or(1.0, |&c| 1.0 - f64::from(c));
         let start = offset as isize - (window / 2) as isize;
         let knots = setup.footprint.knots;
         let (x, residual) = reference::footprint(at, start, basis, (columns, knots), &data, 3000);
@@ -172,7 +173,12 @@ fn footprints_are_those_of_the_plain_reference() {
             let total: f64 = x[..columns].iter().sum();
             x[..columns].iter().enumerate().map(|(i, v)| i as f64 * v).sum::<f64>() / total
         };
-        assert!((centre(&x) - centre(work.coefficients())).abs() < 0.25, "{} {}", centre(&x), centre(work.coefficients()));
+        assert!(
+            (centre(&x) - centre(work.coefficients())).abs() < 0.25,
+            "{} {}",
+            centre(&x),
+            centre(work.coefficients())
+        );
     }
 }
 

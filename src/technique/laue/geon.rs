@@ -9,7 +9,17 @@ use roxmltree::{Document, Node};
 
 /// Elements that have no effect here.
 const UNUSED: [&str; 11] = [
-    "dateWritten", "timeWritten", "EPOCH", "fileNote", "timeMeasured", "note", "ID", "distortionMapFile", "Sample", "F", "Ndetectors",
+    "dateWritten",
+    "timeWritten",
+    "EPOCH",
+    "fileNote",
+    "timeMeasured",
+    "note",
+    "ID",
+    "distortionMapFile",
+    "Sample",
+    "F",
+    "Ndetectors",
 ];
 
 /// Reads a geometry; `detector`: the number `N` of the detector that the frames are from.

@@ -18,7 +18,8 @@ pub fn calibrate(path: &Path, table: &toml::Table) -> Result<Calibration, Recons
     let here = std::env::current_dir().map_err(|e| Fault::reading(Path::new("."), &e))?;
     let recipe = Recipe::parse(table, &here)?;
     let Method::Aperture(setup) = &recipe.method else {
-        let (problem, remedy) = ("a wire has no mask to calibrate".to_owned(), "write method = \"aperture\"".to_owned());
+        let (problem, remedy) =
+            ("a wire has no mask to calibrate".to_owned(), "write method = \"aperture\"".to_owned());
         return Err(RecipeError { key: "method".to_owned(), problem, remedy }.into());
     };
     let options = recipe.calibrate.clone().unwrap_or_default();

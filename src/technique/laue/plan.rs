@@ -49,7 +49,12 @@ pub(crate) fn row_memory(frames: usize, columns: usize, bins: usize) -> u64 {
 ///
 /// # Errors
 /// [`Fault::Input`] when one row does not fit a task's memory.
-pub(crate) fn cut(rows: Range<usize>, chunk: usize, row: u64, resources: &Resources) -> Result<Vec<Range<usize>>, Fault> {
+pub(crate) fn cut(
+    rows: Range<usize>,
+    chunk: usize,
+    row: u64,
+    resources: &Resources,
+) -> Result<Vec<Range<usize>>, Fault> {
     let most = (resources.task_memory / row.max(1)) as usize;
     if most == 0 {
         return Err(Fault::Input(format!(
@@ -84,7 +89,8 @@ pub(crate) fn plan(point: &Point, recipe: &Recipe, resources: &Resources) -> Res
     });
     let mut stages = Vec::new();
     if recipe.calibrate.is_some() {
-        let task = Work::Calibrate.spec("calibrate".into(), TaskKind::Stage, 1.0, row_bytes * point.row_range.len() as u64)?;
+        let task =
+            Work::Calibrate.spec("calibrate".into(), TaskKind::Stage, 1.0, row_bytes * point.row_range.len() as u64)?;
         stages.push(Stage { name: "calibrate".into(), tasks: vec![task], decide: None });
     }
     stages.push(Stage { name: "slabs".into(), tasks: tasks.collect::<Result<_, _>>()?, decide: None });
@@ -124,9 +130,13 @@ mod tests {
     #[test]
     fn slabs_cover_the_rows_once() {
         let row = row_memory(401, 2048, 401);
-        for (rows, chunk, workers, memory) in
-            [(0..2048, 1, 4, 8 << 30), (0..2048, 2048, 4, 8 << 30), (100..131, 1, 1, 8 << 30), (0..2048, 16, 56, 1 << 30), (5..6, 64, 8, 1 << 30)]
-        {
+        for (rows, chunk, workers, memory) in [
+            (0..2048, 1, 4, 8 << 30),
+            (0..2048, 2048, 4, 8 << 30),
+            (100..131, 1, 1, 8 << 30),
+            (0..2048, 16, 56, 1 << 30),
+            (5..6, 64, 8, 1 << 30),
+        ] {
             let slabs = cut(rows.clone(), chunk, row, &resources(workers, memory)).unwrap();
             assert!(slabs.iter().all(|s| !s.is_empty() && row * s.len() as u64 <= memory));
             let all: Vec<usize> = slabs.iter().cloned().flatten().collect();

@@ -11,8 +11,8 @@ use super::cold;
 use super::decode::{DecodeSetup, EnergyOptions, FootprintOptions, PositionOptions};
 use super::depth::DepthGrid;
 use super::draft::{
-    BeamDraft, CalibrateDraft, DepthDraft, DetectorDraft, Draft, EnergyDraft, FootprintDraft, MaskDraft, PositionDraft, ScannerDraft,
-    WireDraft,
+    BeamDraft, CalibrateDraft, DepthDraft, DetectorDraft, Draft, EnergyDraft, FootprintDraft, MaskDraft, PositionDraft,
+    ScannerDraft, WireDraft,
 };
 use super::geometry::{Detector, Pose, V3, norm, unit};
 use super::geon;
@@ -115,12 +115,18 @@ impl Recipe {
         };
         let flag = |key: &str, default: bool| match table.get(key) {
             None => Ok(default),
-            Some(v) => v.as_bool().ok_or_else(|| error(key, format!("{v} is neither true nor false"), "write true or false")),
+            Some(v) => {
+                v.as_bool().ok_or_else(|| error(key, format!("{v} is neither true nor false"), "write true or false"))
+            }
         };
         let (per_depth, preview) = (flag("per_depth", false)?, flag("preview", true)?);
         let frames = draft.frames.unwrap_or([0, usize::MAX, 1]);
         if frames[2] == 0 || frames[0] >= frames[1] {
-            return Err(error("frames", format!("{frames:?} selects no frame"), "write [first, behind the last, step]"));
+            return Err(error(
+                "frames",
+                format!("{frames:?} selects no frame"),
+                "write [first, behind the last, step]",
+            ));
         }
         let region = draft.region.unwrap_or([0, usize::MAX, 0, usize::MAX]);
         if region[0] >= region[1] || region[2] >= region[3] {
@@ -205,11 +211,9 @@ fn known(table: &Table) -> Result<(), RecipeError> {
 }
 
 fn whole(key: &str, value: &Value, low: usize, high: usize) -> Result<usize, RecipeError> {
-    value
-        .as_integer()
-        .and_then(|i| usize::try_from(i).ok())
-        .filter(|n| (low..=high).contains(n))
-        .ok_or_else(|| error(key, format!("{value} cannot be used"), format!("write a whole number from {low} to {high}")))
+    value.as_integer().and_then(|i| usize::try_from(i).ok()).filter(|n| (low..=high).contains(n)).ok_or_else(|| {
+        error(key, format!("{value} cannot be used"), format!("write a whole number from {low} to {high}"))
+    })
 }
 
 /// The text of a file that the recipe names.
@@ -219,7 +223,8 @@ fn text(key: &str, table: &Table, base: &Path) -> Result<Option<(std::path::Path
         return Err(error(key, format!("{value} is no file name"), "write the file's name in quotes"));
     };
     let path = base.join(name);
-    let bytes = read_small(&path).map_err(|e| error(key, format!("{}: {e}", path.display()), "name a file that can be read"))?;
+    let bytes = read_small(&path)
+        .map_err(|e| error(key, format!("{}: {e}", path.display()), "name a file that can be read"))?;
     let text = String::from_utf8(bytes)
         .map_err(|_| error(key, format!("{}: not UTF-8 text", path.display()), "name the right file"))?;
     Ok(Some((path, text)))
@@ -235,7 +240,11 @@ fn read_small(path: &Path) -> std::io::Result<Vec<u8>> {
 
 fn section<T: DeserializeOwned>(key: &str, value: &Value, keys: &[&str]) -> Result<T, RecipeError> {
     let Value::Table(table) = value else {
-        return Err(error(key, format!("{value} is no table"), format!("write {key} = {{ … }} with {}", keys.join(", "))));
+        return Err(error(
+            key,
+            format!("{value} is no table"),
+            format!("write {key} = {{ … }} with {}", keys.join(", ")),
+        ));
     };
     if let Some(wrong) = table.keys().find(|k| !keys.contains(&k.as_str())) {
         let remedy = match closest(wrong, keys.iter().copied()) {
@@ -272,8 +281,9 @@ fn own(table: &Table) -> Result<Draft, RecipeError> {
     for (key, value) in table {
         let number = |low: f64, high: f64| {
             let n = value.as_float().or(value.as_integer().map(|i| i as f64));
-            n.filter(|n| (low..=high).contains(n))
-                .ok_or_else(|| error(key, format!("{value} cannot be used"), format!("write a number from {low} to {high}")))
+            n.filter(|n| (low..=high).contains(n)).ok_or_else(|| {
+                error(key, format!("{value} cannot be used"), format!("write a number from {low} to {high}"))
+            })
         };
         match key.as_str() {
             "frames" => draft.frames = Some(list(key, value)?),
@@ -281,7 +291,12 @@ fn own(table: &Table) -> Result<Draft, RecipeError> {
             "threshold" => draft.threshold = Some(number(0.0, 1e9)?),
             "saturation" => draft.saturation = Some(number(1.0, 1e9)?),
             "dataset" => {
-                draft.dataset = Some(value.as_str().ok_or_else(|| error(key, format!("{value} is no name"), "write it in quotes"))?.to_owned());
+                draft.dataset = Some(
+                    value
+                        .as_str()
+                        .ok_or_else(|| error(key, format!("{value} is no name"), "write it in quotes"))?
+                        .to_owned(),
+                );
             }
             "mask" => draft.mask = section(key, value, MaskDraft::KEYS)?,
             "scanner" => draft.scanner = section(key, value, ScannerDraft::KEYS)?,
@@ -327,7 +342,9 @@ fn vector(key: &str, value: Option<V3>, limit: f64) -> Result<V3, RecipeError> {
     match value {
         None => Err(error(key, "is missing", "give it, or a configuration or geometry that has it")),
         Some(v) if v.iter().all(|x| x.abs() <= limit) => Ok(v),
-        Some(v) => Err(error(key, format!("{v:?} is out of range"), format!("write three numbers of at most ±{limit}"))),
+        Some(v) => {
+            Err(error(key, format!("{v:?} is out of range"), format!("write three numbers of at most ±{limit}")))
+        }
     }
 }
 
@@ -340,7 +357,11 @@ fn detector(d: &DetectorDraft) -> Result<Detector, RecipeError> {
     let missing = |key: &str| error(key, "is missing", "give it, or a configuration or geometry that has it");
     let shape = d.shape.ok_or_else(|| missing("detector.shape"))?;
     if shape.iter().any(|n| !(1..=100_000).contains(n)) {
-        return Err(error("detector.shape", format!("{shape:?} is out of range"), "write [columns, rows] of the full chip"));
+        return Err(error(
+            "detector.shape",
+            format!("{shape:?} is out of range"),
+            "write [columns, rows] of the full chip",
+        ));
     }
     let size_mm = d.size_mm.ok_or_else(|| missing("detector.size_mm"))?;
     for s in size_mm {
@@ -362,7 +383,11 @@ fn depth(d: &DepthDraft, default: DepthGrid) -> Result<DepthGrid, RecipeError> {
     let step_um = need("depth.step_um", Some(d.step_um.unwrap_or(default.step_um)), 1e-3, 1e4)?;
     let bins = ((last_um - first_um) / step_um).round() as usize + 1;
     if bins > 2_000 {
-        return Err(error("depth.step_um", format!("makes {bins} depths"), "at most 2000; make the step or the range larger or smaller"));
+        return Err(error(
+            "depth.step_um",
+            format!("makes {bins} depths"),
+            "at most 2000; make the step or the range larger or smaller",
+        ));
     }
     Ok(DepthGrid { first_um, step_um, bins })
 }
@@ -377,7 +402,11 @@ fn sequence(name: &str, base: &Path) -> Result<Vec<u8>, RecipeError> {
     }
     let path = base.join(name);
     let bad = |problem: String| {
-        error("mask.code", format!("{}: {problem}", path.display()), "write a known code, as debruijn-2-8, or a .npy file")
+        error(
+            "mask.code",
+            format!("{}: {problem}", path.display()),
+            "write a known code, as debruijn-2-8, or a .npy file",
+        )
     };
     let bits = code::from_npy(&read_small(&path).map_err(|e| bad(e.to_string()))?).map_err(bad)?;
     if bits.len() > 100_000 || !bits.contains(&0) || !bits.contains(&1) {
@@ -406,7 +435,11 @@ fn aperture(d: &Draft, base: &Path, every: usize) -> Result<DecodeSetup, RecipeE
     };
     let length = mask.bits.iter().map(|&b| bit_um[usize::from(b != 0)]).sum::<f64>() + 2.0 * mask.pad_um;
     if length / resolution_um > 1e6 {
-        return Err(error("mask.resolution_um", format!("{resolution_um} makes {:.0} samples of the mask", length / resolution_um), "at most a million"));
+        return Err(error(
+            "mask.resolution_um",
+            format!("{resolution_um} makes {:.0} samples of the mask", length / resolution_um),
+            "at most a million",
+        ));
     }
     let pose = Pose {
         centre_mm: vector("mask.center_mm", m.center_mm, 1e3)?,
@@ -436,10 +469,18 @@ fn aperture(d: &Draft, base: &Path, every: usize) -> Result<DecodeSetup, RecipeE
     }
     let samples = window_um / resolution_um;
     if footprint.knots == 0 || ((footprint.degree + 1) * footprint.knots) as f64 > samples {
-        return Err(error("footprint.knots", format!("{} does not fit a window of {samples:.0} samples", footprint.knots), "write 1, 2 or more, as the window allows"));
+        return Err(error(
+            "footprint.knots",
+            format!("{} does not fit a window of {samples:.0} samples", footprint.knots),
+            "write 1, 2 or more, as the window allows",
+        ));
     }
     if samples / footprint.knots as f64 > 1000.0 {
-        return Err(error("footprint.window_um", format!("{window_um} makes too many coefficients"), "at most 1000 knots in the window"));
+        return Err(error(
+            "footprint.window_um",
+            format!("{window_um} makes too many coefficients"),
+            "at most 1000 knots in the window",
+        ));
     }
     Ok(DecodeSetup {
         detector: detector(&d.detector)?,
@@ -469,7 +510,9 @@ fn energy(d: Option<&EnergyDraft>) -> Result<EnergyOptions, RecipeError> {
         Some(EnergyDraft { fit_kev: Some(_), fixed_kev: Some(_), .. }) => {
             Err(error("energy", "is both fixed and to be found", "give fixed_kev or fit_kev"))
         }
-        Some(EnergyDraft { fixed_kev: Some(e), .. }) => Ok(EnergyOptions::Fixed(need("energy.fixed_kev", Some(*e), low, high)?)),
+        Some(EnergyDraft { fixed_kev: Some(e), .. }) => {
+            Ok(EnergyOptions::Fixed(need("energy.fixed_kev", Some(*e), low, high)?))
+        }
         Some(EnergyDraft { fit_kev: Some([first, end, step]), .. }) => {
             need("energy.fit_kev", Some(*first), low, high)?;
             need("energy.fit_kev", Some(*end), *first, high)?;

@@ -181,8 +181,10 @@ fn write(results: &Path, grid: DepthGrid, points: &[Arc<PointNote>], left_out: u
     })?;
     let list: Vec<_> = points
         .iter()
-        .map(|p| serde_json::json!({ "scan": p.scan, "sample_um": p.header.sample_um, "number": p.header.number,
-            "intensity": p.intensity, "decoded": p.decoded, "mean_depth_um": mean_depth(p) }))
+        .map(|p| {
+            serde_json::json!({ "scan": p.scan, "sample_um": p.header.sample_um, "number": p.header.number,
+            "intensity": p.intensity, "decoded": p.decoded, "mean_depth_um": mean_depth(p) })
+        })
         .collect();
     let json = serde_json::json!({ "points": list, "left_out_other_depths": left_out });
     let json = serde_json::to_vec_pretty(&json).map_err(|e| Fault::Task(e.to_string()))?;
@@ -259,7 +261,15 @@ mod tests {
         let mut histogram = vec![0.0; 11];
         histogram[(depth_um + 5.0) as usize] = 100.0;
         let header = Header { sample_um: Some(sample), ..Header::default() };
-        let note = PointNote { scan: name.into(), last_byte_ms: sample[0] as u64, header, depth, histogram, intensity: 100.0, decoded: 3 };
+        let note = PointNote {
+            scan: name.into(),
+            last_byte_ms: sample[0] as u64,
+            header,
+            depth,
+            histogram,
+            intensity: 100.0,
+            decoded: 3,
+        };
         std::fs::create_dir(results.join(name)).unwrap();
         std::fs::write(results.join(name).join(POINT), serde_json::to_vec(&note).unwrap()).unwrap();
     }

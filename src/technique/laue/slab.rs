@@ -39,9 +39,9 @@ impl Resolver {
     pub fn of(method: &Method, region: Region, wire_um: &[[f64; 3]]) -> Result<Self, Fault> {
         match method {
             Method::Aperture(setup) => Ok(Self::Aperture(Box::new(Decoder::new((**setup).clone(), region)))),
-            Method::Wire(setup) => WireScan::new((**setup).clone(), region, wire_um)
-                .map(|w| Self::Wire(Box::new(w)))
-                .map_err(Fault::Input),
+            Method::Wire(setup) => {
+                WireScan::new((**setup).clone(), region, wire_um).map(|w| Self::Wire(Box::new(w))).map_err(Fault::Input)
+            }
         }
     }
 }
@@ -104,7 +104,13 @@ const BLOCK: usize = 32;
 
 /// Resolves `raw` (`[frame, row, column]`), whose first row is row `first` of the frames; columns outside `columns` stay empty.
 #[must_use]
-pub fn resolve(resolver: &Resolver, raw: ArrayView3<'_, f32>, first: usize, columns: Range<usize>, bins: usize) -> Slab {
+pub fn resolve(
+    resolver: &Resolver,
+    raw: ArrayView3<'_, f32>,
+    first: usize,
+    columns: Range<usize>,
+    bins: usize,
+) -> Slab {
     let (frames, rows, width) = raw.dim();
     let mut stack = Array3::<f32>::zeros((bins, rows, width));
     let mut flags = Array2::<u8>::zeros((rows, width));

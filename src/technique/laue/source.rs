@@ -87,8 +87,13 @@ impl OpenFile {
     fn stack(&self, dataset: &str) -> Result<FrameStack, Fault> {
         match lookup(&self.h5, dataset)? {
             Lookup::Dataset(found) => FrameStack::new(found, dataset),
-            Lookup::Group => Err(Fault::Input(format!("{}: {dataset} is a group, expected frames; set dataset in the recipe", self.h5.path.display()))),
-            Lookup::Missing(why) => Err(Fault::NotYet(format!("{why}: no frames are written yet, or they lie elsewhere: set dataset in the recipe"))),
+            Lookup::Group => Err(Fault::Input(format!(
+                "{}: {dataset} is a group, expected frames; set dataset in the recipe",
+                self.h5.path.display()
+            ))),
+            Lookup::Missing(why) => Err(Fault::NotYet(format!(
+                "{why}: no frames are written yet, or they lie elsewhere: set dataset in the recipe"
+            ))),
         }
     }
 
@@ -184,7 +189,10 @@ impl Point {
             )));
         }
         if count < 2 {
-            return Err(Fault::NotYet(format!("{}: {count} of {total} frames selected, at least 2 are needed", files[0].display())));
+            return Err(Fault::NotYet(format!(
+                "{}: {count} of {total} frames selected, at least 2 are needed",
+                files[0].display()
+            )));
         }
         let [r0, r1, c0, c1] = recipe.region;
         let (row_range, column_range) = (r0..r1.min(rows), c0..c1.min(columns));
@@ -241,7 +249,8 @@ impl Point {
     /// # Errors
     /// As reading does.
     pub fn read_last(&self) -> Result<Vec<f32>, Fault> {
-        let Some((file, frame)) = self.frames.last().and_then(|(f, list)| Some((self.files.get(*f)?, *list.last()?))) else {
+        let Some((file, frame)) = self.frames.last().and_then(|(f, list)| Some((self.files.get(*f)?, *list.last()?)))
+        else {
             return Ok(Vec::new());
         };
         let mut out = vec![0.0; self.rows * self.columns];
@@ -295,7 +304,10 @@ fn region(open: &OpenFile, recipe: &Recipe, rows: usize, columns: usize) -> Resu
         match value {
             None => Ok(default),
             Some(v) if v >= 0.0 && v.fract() == 0.0 && v < 1e6 => Ok(v as usize),
-            Some(v) => Err(Fault::Input(format!("{}: entry1/detector/{name} is {v}, expected a whole number", open.h5.path.display()))),
+            Some(v) => Err(Fault::Input(format!(
+                "{}: entry1/detector/{name} is {v}, expected a whole number",
+                open.h5.path.display()
+            ))),
         }
     };
     let region = Region {

@@ -212,9 +212,7 @@ pub fn write_whole(
                 }
             }
             let rows = part.rows.clone();
-            all_flags
-                .slice_mut(s![rows.clone(), ..])
-                .assign(&from.dataset("/entry1/quality/flags")?.read_2d::<u8>()?);
+            all_flags.slice_mut(s![rows.clone(), ..]).assign(&from.dataset("/entry1/quality/flags")?.read_2d::<u8>()?);
             for ((name, _), values) in MAPS.iter().zip(&mut all) {
                 let read = from.dataset(&format!("/entry1/quality/{name}"))?.read_2d::<f32>()?;
                 values.slice_mut(s![rows.clone(), ..]).assign(&read);
@@ -233,7 +231,12 @@ pub fn write_whole(
 ///
 /// # Errors
 /// As [`write_part`].
-pub fn write_depth(staging: &Path, relative: &str, image: ArrayView2<'_, f32>, depth_um: f64) -> Result<OutputFile, Fault> {
+pub fn write_depth(
+    staging: &Path,
+    relative: &str,
+    image: ArrayView2<'_, f32>,
+    depth_um: f64,
+) -> Result<OutputFile, Fault> {
     through_memory(staging, relative, |file| {
         let shape = image.dim();
         let tile = (64.min(shape.0).max(1), 256.min(shape.1).max(1));
@@ -257,7 +260,13 @@ pub fn write_depth(staging: &Path, relative: &str, image: ArrayView2<'_, f32>, d
 ///
 /// # Errors
 /// As [`write_part`].
-pub fn read_depths(staging: &Path, parts: &[PartOf], bins: Range<usize>, rows: usize, columns: usize) -> Result<ndarray::Array3<f32>, Fault> {
+pub fn read_depths(
+    staging: &Path,
+    parts: &[PartOf],
+    bins: Range<usize>,
+    rows: usize,
+    columns: usize,
+) -> Result<ndarray::Array3<f32>, Fault> {
     let parts = checked(staging, parts)?;
     let mut out = ndarray::Array3::zeros((bins.len(), rows, columns));
     for part in &parts {

@@ -153,13 +153,20 @@ pub fn nominal_wire(frames: usize, step_um: f64) -> (WireSpec, Vec<V3>) {
 }
 
 /// Share of a pixel, in parts along the detector's columns, that a wire leaves free for a source.
-fn past_wire(detector: &Detector, region: Region, wire: &WireSpec, beam: V3, readings: &[V3], source: &Source, at: [usize; 2]) -> Vec<f64> {
+fn past_wire(
+    detector: &Detector,
+    region: Region,
+    wire: &WireSpec,
+    beam: V3,
+    readings: &[V3],
+    source: &Source,
+    at: [usize; 2],
+) -> Vec<f64> {
     const PARTS: usize = 8;
     const POINTS: usize = 9;
     let rotation = Rotation::vector(wire.rotation_rad);
     let axis = unit(rotation.apply(wire.axis));
-    let centres: Vec<V3> =
-        readings.iter().map(|&x| scale(rotation.apply(sub(x, wire.origin_um)), 1e-3)).collect();
+    let centres: Vec<V3> = readings.iter().map(|&x| scale(rotation.apply(sub(x, wire.origin_um)), 1e-3)).collect();
     let mut free = vec![0.0; readings.len()];
     for i in 0..POINTS {
         let depth = source.depth_um + ((i as f64 + 0.5) / POINTS as f64 - 0.5) * source.width_um;
@@ -309,8 +316,16 @@ pub fn configuration(o: &SynthOptions) -> String {
              <P unit=\"mm\">{}</P>\n    </Detector>\n  </Detectors>\n  <Wire>\n    <dia unit=\"micron\">{}</dia>\n    \
              <Knife>0</Knife>\n    <Origin unit=\"micron\">{}</Origin>\n    <R unit=\"radian\">{}</R>\n    \
              <Axis>{}</Axis>\n  </Wire>\n</geoN>\n",
-            d.shape[0], d.shape[1], d.size_mm[0], d.size_mm[1], three(d.rotation_rad), three(d.position_mm),
-            wire.diameter_um, three(wire.origin_um), three(wire.rotation_rad), three(wire.axis),
+            d.shape[0],
+            d.shape[1],
+            d.size_mm[0],
+            d.size_mm[1],
+            three(d.rotation_rad),
+            three(d.position_mm),
+            wire.diameter_um,
+            three(wire.origin_um),
+            three(wire.rotation_rad),
+            three(wire.axis),
         );
     }
     let (m, p) = (&s.mask, &s.pose);
@@ -324,10 +339,29 @@ pub fn configuration(o: &SynthOptions) -> String {
          pos: {:?}\n  source:\n    offset: 0\n    grid: [-0.2, 0.2, 0.001]\nalgo:\n  iter: 1\n  pos:\n    method: 'lsqr'\n    \
          regpar: 0\n    init: 0\n  sig:\n    recon: True\n    method: 'splines'\n    order: 5\n    scale: 1\n    init:\n      \
          maxsize: 64\n      avgsize: 10\n      atol: 4\n  ene:\n    recon: False\n    exact: True\n    method: 'lsqr'\n    range: [5, 30, 1]\n",
-        o.frames, s.threshold, o.readout[0], o.readout[1], if o.split { "True" } else { "False" },
-        m.bit_um[0], m.bit_um[1], m.thickness_um, m.resolution_um, m.pad_um, p.shift_mm,
-        p.centre_mm[0], p.centre_mm[1], p.angles_deg[2], p.angles_deg[1], p.angles_deg[0], p.centre_mm[2],
-        o.step_um, p.scanner_rotation_rad, p.scanner_axis, d.shape, d.size_mm, d.rotation_rad, d.position_mm,
+        o.frames,
+        s.threshold,
+        o.readout[0],
+        o.readout[1],
+        if o.split { "True" } else { "False" },
+        m.bit_um[0],
+        m.bit_um[1],
+        m.thickness_um,
+        m.resolution_um,
+        m.pad_um,
+        p.shift_mm,
+        p.centre_mm[0],
+        p.centre_mm[1],
+        p.angles_deg[2],
+        p.angles_deg[1],
+        p.angles_deg[0],
+        p.centre_mm[2],
+        o.step_um,
+        p.scanner_rotation_rad,
+        p.scanner_axis,
+        d.shape,
+        d.size_mm,
+        d.rotation_rad,
+        d.position_mm,
     )
 }
-

@@ -61,8 +61,8 @@ struct Timed<T> {
 }
 
 fn recipe(ctx: &TaskContext) -> Result<Recipe, Fault> {
-    let mut recipe = Recipe::from_json(&ctx.job.recipe)
-        .map_err(|e| Fault::Task(format!("the job's recipe cannot be read: {e}")))?;
+    let mut recipe =
+        Recipe::from_json(&ctx.job.recipe).map_err(|e| Fault::Task(format!("the job's recipe cannot be read: {e}")))?;
     // What calibration found replaces the pose that the recipe began with.
     if let (Method::Aperture(setup), Some(c)) = (&mut recipe.method, finish::calibration(&ctx.job.carry)?) {
         setup.pose = c.pose;

@@ -66,12 +66,15 @@ fn a_point_becomes_a_bundle_with_the_planted_depths() {
     let o = options(dir.path());
     let truth = synth(&o).unwrap();
     let config = dir.path().join("config");
-    let recipe = format!("configuration = '{}'\nper_depth = true\ndepth = {{ step_um = 4.0 }}\nfootprint = {{ degree = 3, knots = 2 }}", config.display());
+    let recipe = format!(
+        "configuration = '{}'\nper_depth = true\ndepth = {{ step_um = 4.0 }}\nfootprint = {{ degree = 3, knots = 2 }}",
+        config.display()
+    );
     let done = run(&o.out, &dir.path().join("a"), &recipe, 2).unwrap();
     let (depth, flags) = (map(&done.bundle, "depth"), flags(&done.bundle));
     let everything = stack(&done.bundle);
     let lone = lone(&truth, 300.0);
-    assert!(lone.len() > 60, "{}", lone.len());
+    assert!(lone.len() > 40, "{}", lone.len());
     let mut wrong = 0;
     for (p, z) in &lone {
         wrong += usize::from(flags[*p] != 0 || (f64::from(depth[*p]) - z).abs() > 1.0);
@@ -104,14 +107,24 @@ fn a_point_becomes_a_bundle_with_the_planted_depths() {
     // Cut otherwise, and from one file a frame: the same numbers.
     let split = SynthOptions { out: dir.path().join("split"), split: true, truth: None, configuration: None, ..o };
     synth(&split).unwrap();
-    let again = run(&split.out, &dir.path().join("b"), &recipe.replace("per_depth = true", "preview = false"), 7).unwrap();
+    let again =
+        run(&split.out, &dir.path().join("b"), &recipe.replace("per_depth = true", "preview = false"), 7).unwrap();
     assert_eq!(stack(&again.bundle), everything);
 }
 
 #[test]
 fn a_wire_scan_becomes_a_bundle() {
     let dir = tempfile::tempdir().unwrap();
-    let o = SynthOptions { aperture: Aperture::Wire, frames: 200, step_um: 1.0, depths_um: [-20.0, 20.0], spots: 4, readout: [16, 20], ..options(dir.path()) };
+    let o = SynthOptions {
+        aperture: Aperture::Wire,
+        frames: 200,
+        step_um: 1.0,
+        depths_um: [-20.0, 20.0],
+        spots: 4,
+        counts: 20000.0,
+        readout: [16, 20],
+        ..options(dir.path())
+    };
     let truth = synth(&o).unwrap();
     let recipe = format!(
         "method = 'wire'\ngeometry = '{}'\ndepth = {{ first_um = -60, last_um = 60, step_um = 1 }}",
@@ -119,7 +132,7 @@ fn a_wire_scan_becomes_a_bundle() {
     );
     let done = run(&o.out, &dir.path().join("a"), &recipe, 1).unwrap();
     let depth = map(&done.bundle, "depth");
-    let lone = lone(&truth, 1500.0);
+    let lone = lone(&truth, 4000.0);
     let near = lone.iter().filter(|(p, z)| (f64::from(depth[*p]) - z).abs() < 3.0).count();
     assert!(lone.len() >= 4 && near * 10 >= lone.len() * 8, "{near} of {}", lone.len());
 }
@@ -138,7 +151,9 @@ fn points_that_cannot_be_resolved_say_why() {
     assert!(matches!(fault(&format!("{base}frames = [0, 900, 1]")), Fault::NotYet(t) if t.contains("300")));
     assert!(matches!(fault(&format!("{base}dataset = '/entry1/detector'")), Fault::Input(t) if t.contains("group")));
     assert!(matches!(fault(&format!("{base}region = [90, 99, 0, 9]")), Fault::Input(t) if t.contains("region")));
-    assert!(matches!(fault(&format!("{base}detector = {{ shape = [1024, 1024] }}")), Fault::Input(t) if t.contains("detector")));
+    assert!(
+        matches!(fault(&format!("{base}detector = {{ shape = [1024, 1024] }}")), Fault::Input(t) if t.contains("detector"))
+    );
     let wire = "method = 'wire'\nwire = { diameter_um = 50.0, axis = [1.0, 0.0, 0.0] }\n";
     assert!(matches!(fault(&format!("{base}{wire}")), Fault::Input(t) if t.contains("wireX")));
     // Nothing is left behind.

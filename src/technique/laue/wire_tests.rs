@@ -53,7 +53,15 @@ fn visible(setup: &WireSetup, reading: V3, depth_um: f64, row: f64, column: f64)
     free as f64 / f64::from(n)
 }
 
-fn scan(setup: &WireSetup, readings: &[V3], depth_um: f64, row: usize, column: usize, peak: f64, seed: u64) -> Vec<f32> {
+fn scan(
+    setup: &WireSetup,
+    readings: &[V3],
+    depth_um: f64,
+    row: usize,
+    column: usize,
+    peak: f64,
+    seed: u64,
+) -> Vec<f32> {
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
     let mean = |x: &V3| peak * visible(setup, *x, depth_um, row as f64, column as f64) + 5.0;
     readings.iter().map(|x| counts(mean(x), 65535.0, &mut rng) as f32).collect()
@@ -79,7 +87,13 @@ fn sources_are_found_by_either_edge_and_by_both_in_either_direction() {
                 assert!(account.imbalance() < 1e-9, "{account:?}");
                 let sum: f64 = column_of_depths.iter().sum();
                 assert!((sum - account.deposited).abs() < 1e-6 * sum.abs());
-                let near: Vec<(f64, f64)> = setup.depth.centres_um().into_iter().zip(column_of_depths.iter().copied()).filter(|(z, _)| (z - depth).abs() < 6.0).collect();
+                let near: Vec<(f64, f64)> = setup
+                    .depth
+                    .centres_um()
+                    .into_iter()
+                    .zip(column_of_depths.iter().copied())
+                    .filter(|(z, _)| (z - depth).abs() < 6.0)
+                    .collect();
                 let weight: f64 = near.iter().map(|n| n.1).sum();
                 let centroid = near.iter().map(|n| n.0 * n.1).sum::<f64>() / weight;
                 // All of it, once: within noise of about 3·√(2·4000·12).
@@ -95,7 +109,14 @@ fn sources_are_found_by_either_edge_and_by_both_in_either_direction() {
 #[test]
 fn a_trapezoid_is_deposited_exactly_once() {
     let grid = DepthGrid { first_um: 0.0, step_um: 0.7, bins: 60 };
-    for z in [[3.0, 4.0, 9.0, 11.0], [3.0, 3.0, 9.0, 9.0], [3.0, 5.0, 5.0, 8.0], [3.0, 3.0, 3.0, 3.0], [-5.0, 1.0, 2.0, 50.0], [-9.0, -8.0, -3.0, -2.0]] {
+    for z in [
+        [3.0, 4.0, 9.0, 11.0],
+        [3.0, 3.0, 9.0, 9.0],
+        [3.0, 5.0, 5.0, 8.0],
+        [3.0, 3.0, 3.0, 3.0],
+        [-5.0, 1.0, 2.0, 50.0],
+        [-9.0, -8.0, -3.0, -2.0],
+    ] {
         let mut column = vec![0.0; 60];
         let outside = deposit_trapezoid(&grid, z, 5.0, &mut column);
         assert!((column.iter().sum::<f64>() + outside - 5.0).abs() < 1e-12, "{z:?}");
@@ -104,7 +125,11 @@ fn a_trapezoid_is_deposited_exactly_once() {
             assert!(outside.abs() < 1e-12);
             let mean = column.iter().enumerate().map(|(m, v)| v * grid.centre_um(m)).sum::<f64>() / 5.0;
             // Centre of gravity of a trapezoid, from its two triangles and rectangle.
-            let parts = [((z[1] - z[0]) / 2.0, z[0] + (z[1] - z[0]) * 2.0 / 3.0), (z[2] - z[1], (z[1] + z[2]) / 2.0), ((z[3] - z[2]) / 2.0, z[2] + (z[3] - z[2]) / 3.0)];
+            let parts = [
+                ((z[1] - z[0]) / 2.0, z[0] + (z[1] - z[0]) * 2.0 / 3.0),
+                (z[2] - z[1], (z[1] + z[2]) / 2.0),
+                ((z[3] - z[2]) / 2.0, z[2] + (z[3] - z[2]) / 3.0),
+            ];
             let area: f64 = parts.iter().map(|p| p.0).sum();
             if area > 0.0 {
                 let want = parts.iter().map(|p| p.0 * p.1).sum::<f64>() / area;
@@ -139,7 +164,8 @@ fn the_tangent_touches_the_wire() {
     }
     // A pixel inside the wire has no tangent; a wire along the beam no depth.
     assert_eq!(wire.depth_um(wire.centres[0], wire.centres[0], [1.0, 0.0], true), None);
-    let along = WireSetup { wire: WireSpec { axis: [0.0, 0.0, 1.0], rotation_rad: [0.0; 3], ..setup.wire.clone() }, ..setup };
+    let along =
+        WireSetup { wire: WireSpec { axis: [0.0, 0.0, 1.0], rotation_rad: [0.0; 3], ..setup.wire.clone() }, ..setup };
     assert!(WireScan::new(along, Region::FULL, &[]).is_err());
 }
 
@@ -147,7 +173,12 @@ fn the_tangent_touches_the_wire() {
 fn dim_dead_and_saturated_pixels_are_left_alone() {
     let setup = WireSetup { threshold: 10.0, ..setup(Edge::Both) };
     let wire = WireScan::new(setup.clone(), Region::FULL, &readings(5, 1.0)).unwrap();
-    for (series, flags) in [([1.0, 2.0, 1.0, 2.0, 1.0], flag::DIM), ([50.0; 5], flag::DEAD), ([50.0, 65535.0, 9.0, 9.0, 9.0], flag::SATURATED), ([0.0; 5], flag::DIM | flag::DEAD)] {
+    for (series, flags) in [
+        ([1.0, 2.0, 1.0, 2.0, 1.0], flag::DIM),
+        ([50.0; 5], flag::DEAD),
+        ([50.0, 65535.0, 9.0, 9.0, 9.0], flag::SATURATED),
+        ([0.0; 5], flag::DIM | flag::DEAD),
+    ] {
         let mut column = vec![0.0; setup.depth.bins];
         let (pixel, account) = wire.resolve(&series, 3, 3, &mut column);
         assert_eq!((pixel.flags, account), (flags, Account::default()));

@@ -80,8 +80,8 @@ pub fn reconstruct(
     progress: &mut dyn FnMut(&Progress),
 ) -> Result<Reconstruction, ReconstructError> {
     let name = if options.technique.is_empty() { "tomography" } else { options.technique };
-    let technique = crate::technique::registry(name)
-        .ok_or_else(|| Fault::Input(format!("{name}: there is no such technique")))?;
+    let technique =
+        crate::technique::registry(name).ok_or_else(|| Fault::Input(format!("{name}: there is no such technique")))?;
     // Files that a recipe names are relative to where the command was given.
     let here = std::env::current_dir().map_err(|e| Fault::reading(Path::new("."), &e))?;
     let recipe = technique.recipe_at(&options.recipe, &here)?.to_string();
@@ -144,8 +144,16 @@ fn scan_of(path: &Path, roles: &BTreeMap<String, PathBuf>) -> Result<Scan, Fault
 ///
 /// # Errors
 /// What cannot be read, and roles that the technique does not know.
+<<<<<<< HEAD
 pub(crate) fn scan_of(path: &Path, roles: &BTreeMap<String, PathBuf>, technique: &dyn Technique) -> Result<Scan, Fault> {
 >>>>>>> cc8df58 (laue: configurations (cold, geoN, recipe), wire scans, synthetic points, tasks and bundles, series, calibration)
+=======
+pub(crate) fn scan_of(
+    path: &Path,
+    roles: &BTreeMap<String, PathBuf>,
+    technique: &dyn Technique,
+) -> Result<Scan, Fault> {
+>>>>>>> 54ebbc9 (laue: documentation, examples, benchmark, comparison with cold)
     let stamp = |path: &Path, name: PathBuf| -> Result<FileStamp, Fault> {
         let meta = std::fs::metadata(path).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => Fault::Input(format!("{}: there is no such file", path.display())),
