@@ -4,7 +4,8 @@ Run: python3 -m venv /tmp/peers && /tmp/peers/bin/pip install 'numpy<2' 'scipy<1
      /tmp/peers/bin/python benches/peers/laue.py DIR COLD [N]
 COLD is a checkout of github.com/dgursoy/cold. One process, processor time. Positions are compared in cells of the mask's grid.
 The codes count cells from different ends of a sample, and put the middle of an even window half a cell apart: the median
-difference is taken off first and printed. Twice: as `cold` is, and with its step per frame put right (its step for scanner
+difference is taken off first and printed. So are two known causes: a step that is wrong by d moves the best position by -d (n - 1)/2 cells, and a
+resampling that makes ends meet has the step (N - 1)/(n - 1), N the rounded number of samples. Twice: as `cold` is, and with its step per frame put right (its step for scanner
 steps of 1, times the true step).
 """
 
@@ -37,9 +38,10 @@ def main():
 
     # The list that `cold` hands to its processes: data, pos, sig, scl, algo, base, geo, ind, ene.
     scales = {}
+    n = told["frames"]
 
     def keep(_, args, __):
-        scales["step 1"] = args[3][0].copy()
+        scales["given"] = args[3][0].copy()
         return [(args[1][0], args[2][0], args[8][0])]
 
     def here(replace):
@@ -54,7 +56,9 @@ def main():
     one["scanner"]["step"] = 1.0
     core.runpar = keep
     core.decode(data, index, comp, one, copy.deepcopy(algo))
-    right = scales["step 1"] * geo["scanner"]["step"]
+    right = scales["given"] * geo["scanner"]["step"]
+    core.decode(data, index, comp, geo, copy.deepcopy(algo))
+    wrong = scales["given"]
 
     res = told["resolution_um"]
     ours = np.array([p["ours_um"] for p in pixels]) / res
@@ -66,6 +70,8 @@ def main():
         pos, _, _, _ = core.decode(data, index, comp, geo, copy.deepcopy(algo))
         seconds = (time.process_time() - start) / len(pixels)
         theirs = np.asarray(pos, dtype="float64").ravel()
+        used = (np.round(n * (wrong if replace is None else right)) - 1) / (n - 1)
+        theirs = theirs + (used - right) * (n - 1) / 2
         shift = np.median((theirs - truth)[clear])
         off = theirs - shift - ours
         close = [f"{np.mean(np.abs(off[clear]) <= limit):.4f} within {limit}" for limit in (1.0, 1.5, 2.0)]

@@ -317,7 +317,10 @@ impl Decoder {
         let l = work.data.len() as f64;
         // Interpolation makes more samples than there are frames, or fewer: one frame is one measurement.
         let share = series.len() as f64 / l;
-        let noise = mean.max(found.residual / l).max(f64::MIN_POSITIVE);
+        // What is left beyond Poisson's variance comes from a footprint other than the expected one. It is alike over the length
+        // of a footprint: so many samples of it are one measurement.
+        let excess = (found.residual / l - mean).max(0.0);
+        let noise = (mean + excess * (0.5 * template.width).max(1.0)).max(f64::MIN_POSITIVE);
         let confidence = share * (found.rival - found.residual) / noise;
         let mut pixel = Pixel::rejected(0, mean);
         pixel.position_um = (found.refined * res - behind) as f32;
@@ -349,7 +352,9 @@ impl Decoder {
         pixel.intensity = intensity as f32;
         pixel.residual = (share * residual / (mean * (series.len() as f64 - 3.0).max(1.0))) as f32;
         let mut account = Account { input: intensity, ..Account::default() };
-        if !(confidence >= self.setup.position.margin) {
+        // Near an end of the mask the true position may lie beyond: the best one there says nothing.
+        let at_an_end = found.offset < 2 * apart || found.offset + work.data.len() + 2 * apart > template.samples();
+        if !(confidence >= self.setup.position.margin) || at_an_end {
             pixel.flags |= flag::AMBIGUOUS;
             account.rejected = intensity;
             return (pixel, account);

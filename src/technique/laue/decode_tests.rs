@@ -117,6 +117,20 @@ fn what_cannot_be_told_is_reported_and_not_invented() {
     }
 }
 
+/// Positions of which the scan runs over the mask's end, and scans too short for the expected footprint to do for all: they are
+/// missed, and that is said.
+#[test]
+fn missed_positions_are_flagged_with_few_and_with_many_frames() {
+    for frames in [201, 951] {
+        let all = trials(&nominal(), frames, 1000.0, 250, 7, false);
+        let wrong: Vec<&Trial> = all.iter().filter(|t| !(t.position.abs() <= 10.0)).collect();
+        let unnoticed = wrong.iter().filter(|t| t.flags & flag::AMBIGUOUS == 0).count();
+        let flagged = all.iter().filter(|t| t.flags & flag::AMBIGUOUS != 0).count();
+        println!("{frames} frames: {} wrong, {unnoticed} unnoticed, {flagged} of {} ambiguous", wrong.len(), all.len());
+        assert!(unnoticed == 0 && !wrong.is_empty() && flagged * 4 < all.len());
+    }
+}
+
 #[test]
 fn a_known_energy_gives_the_open_beam_and_a_fitted_one_comes_near() {
     let all = trials(&nominal(), 401, 3000.0, 25, 4, true);

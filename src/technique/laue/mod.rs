@@ -16,8 +16,6 @@ pub mod reference;
 pub mod search;
 pub mod setup;
 pub mod spline;
-<<<<<<< HEAD
-=======
 pub mod wire;
 
 // What people write.
@@ -43,4 +41,3 @@ mod tasks;
 mod tasks_tests;
 
 pub use tasks::Laue;
->>>>>>> cc8df58 (laue: configurations (cold, geoN, recipe), wire scans, synthetic points, tasks and bundles, series, calibration)

@@ -6,6 +6,7 @@
 use super::decode::{Decoder, Pixel, flag};
 use super::depth::Account;
 use super::geometry::Region;
+use super::mask::Mask;
 use super::recipe::{Method, Recipe};
 use super::source::Point;
 use super::wire::WireScan;
@@ -29,6 +30,16 @@ impl Resolver {
     /// # Errors
     /// A geometry that cannot resolve depths.
     pub fn new(recipe: &Recipe, point: &Point) -> Result<Self, Fault> {
+        if let Method::Aperture(s) = &recipe.method {
+            let length = Mask::new(&s.mask).length_um;
+            let passed = s.pose.step_um * (point.count - 1) as f64 * s.mask.stretch;
+            if passed > length {
+                return Err(Fault::Input(format!(
+                    "{} frames in steps of {} um pass over {passed:.0} um, the mask has {length:.0} um; check scanner.step_um and mask, or select frames in the recipe",
+                    point.count, s.pose.step_um
+                )));
+            }
+        }
         Self::of(&recipe.method, point.region, &point.wire_um)
     }
 

@@ -13,7 +13,7 @@ use super::recipe::{Method, Recipe};
 use crate::arrivals::scan::Scan;
 use crate::formats::h5::{H5, read_number};
 use crate::formats::links::{Lookup, lookup};
-use crate::formats::stack::{FrameStack, Sample, Storage};
+use crate::formats::stack::{FrameStack, Sample};
 use crate::technique::Fault;
 use ndarray::Array3;
 use serde::{Deserialize, Serialize};
@@ -133,10 +133,7 @@ impl Point {
             exposure_s: open.number("/entry1/detector/exposure"),
         };
         let region = region(&open, recipe, rows, columns)?;
-        let chunk_rows = match &stack.storage {
-            Storage::Contiguous(_) | Storage::Library => 1,
-            Storage::Chunked(chunk) => chunk.iter().rev().nth(1).copied().unwrap_or(1),
-        };
+        let chunk_rows = stack.packed_rows().unwrap_or(1);
         let row_bytes = stack.row_bytes();
         if matches!(stack.sample, Sample::F64) {
             return Err(Fault::Input(format!("{}: frames of f64; counts are expected, as u16 or f32", stack.at())));

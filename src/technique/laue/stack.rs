@@ -99,7 +99,9 @@ fn put(dataset: &hdf5::Dataset, data: ArrayView3<'_, f32>, at: usize, size: [usi
                 let (z1, y1, x1) = ((z + size[0]).min(d), (y + size[1]).min(h), (x + size[2]).min(w));
                 let tile = data.slice(s![z..z1, y..y1, x..x1]);
                 if tile.iter().any(|&v| v != 0.0) {
-                    dataset.write_slice(&tile, (z..z1, at + y..at + y1, x..x1))?;
+                    // The library wants a tile without gaps.
+                    let tile = tile.as_standard_layout();
+                    dataset.write_slice(tile.view(), (z..z1, at + y..at + y1, x..x1))?;
                 }
             }
         }
@@ -278,4 +280,59 @@ pub fn read_depths(
         out.slice_mut(s![.., part.rows.clone(), ..]).assign(&some);
     }
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::technique::laue::slab::Sums;
+    use ndarray::{Array3, Axis};
+
+    fn slab(rows: Range<usize>, columns: usize, bins: usize) -> Slab {
+        let value = |k: usize, r: usize, c: usize| {
+            if (k * 31 + r * 7 + c) % 97 == 0 { (k * 1000 + r * 10 + c) as f32 } else { 0.0 }
+        };
+        let stack = Array3::from_shape_fn((bins, rows.len(), columns), |(k, r, c)| value(k, rows.start + r, c));
+        let flags = Array2::from_shape_fn((rows.len(), columns), |(r, c)| ((rows.start + r + c) % 17) as u8);
+        let maps =
+            [0, 1, 2, 3, 4, 5, 6].map(|m| Array2::from_elem((rows.len(), columns), m as f32 + rows.start as f32));
+        Slab { stack, flags, maps, sums: Sums::default() }
+    }
+
+    /// Larger than a chunk along every axis, and not by a whole number of chunks.
+    #[test]
+    fn parts_read_back_by_themselves_merged_and_virtually() {
+        let dir = tempfile::tempdir().unwrap();
+        let (bins, rows, columns) = (40, 41, 150);
+        let depths: Vec<f64> = (0..bins).map(|k| k as f64).collect();
+        let whole = slab(0..rows, columns, bins);
+        let mut parts = Vec::new();
+        for (i, range) in [0..20, 20..37].into_iter().enumerate() {
+            let file = write_part(dir.path(), &format!("parts/s{i}.h5"), &slab(range.clone(), columns, bins), &depths)
+                .unwrap();
+            parts.push(PartOf { file, rows: range });
+        }
+        parts.reverse();
+        for over in [false, true] {
+            let name = if over { "virtual.h5" } else { "plain.h5" };
+            let made = write_whole(dir.path(), name, &parts, [bins, rows, columns], &depths, over).unwrap();
+            assert_eq!(made.bytes, dir.path().join(name).metadata().unwrap().len());
+            let file = open_library(&dir.path().join(name)).unwrap();
+            let read = file.dataset(DATASET).unwrap().read::<f32, ndarray::Ix3>().unwrap();
+            assert_eq!(read.slice(s![.., ..37, ..]), whole.stack.slice(s![.., ..37, ..]));
+            // Rows that no part has are empty.
+            assert!(read.slice(s![.., 37.., ..]).iter().all(|&v| v == 0.0));
+            let depth = file.dataset("/entry1/quality/depth").unwrap().read_2d::<f32>().unwrap();
+            assert_eq!((depth[[0, 0]], depth[[20, 5]]), (3.0, 23.0));
+            assert!(depth[[40, 0]].is_nan());
+        }
+        let some = read_depths(dir.path(), &parts, 5..9, rows, columns).unwrap();
+        assert_eq!(some.slice(s![.., ..37, ..]), whole.stack.slice(s![5..9, ..37, ..]));
+        write_depth(dir.path(), "one.h5", some.index_axis(Axis(0), 0), 5.0).unwrap();
+        let one = open_library(&dir.path().join("one.h5")).unwrap().dataset(DATASET).unwrap().read_2d::<f32>().unwrap();
+        assert_eq!(one, some.index_axis(Axis(0), 0));
+        // A part that lost bytes is noticed.
+        std::fs::File::options().write(true).open(dir.path().join("parts/s0.h5")).unwrap().set_len(100).unwrap();
+        assert!(matches!(read_depths(dir.path(), &parts, 0..1, rows, columns), Err(Fault::Storage(_))));
+    }
 }

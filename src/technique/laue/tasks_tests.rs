@@ -154,6 +154,9 @@ fn points_that_cannot_be_resolved_say_why() {
     assert!(
         matches!(fault(&format!("{base}detector = {{ shape = [1024, 1024] }}")), Fault::Input(t) if t.contains("detector"))
     );
+    assert!(
+        matches!(fault(&format!("{base}scanner = {{ step_um = 50 }}")), Fault::Input(t) if t.contains("scanner.step_um"))
+    );
     let wire = "method = 'wire'\nwire = { diameter_um = 50.0, axis = [1.0, 0.0, 0.0] }\n";
     assert!(matches!(fault(&format!("{base}{wire}")), Fault::Input(t) if t.contains("wireX")));
     // Nothing is left behind.

@@ -20,13 +20,9 @@ pub type Seal<'a> = &'a (dyn Fn(&Path, &JobContext, &TaskOutput) -> Result<(), F
 /// What to reconstruct.
 #[derive(Default)]
 pub struct ReconstructOptions<'a> {
-<<<<<<< HEAD
-    /// The scan's file, or folder.
-=======
     /// Name of the technique; tomography when empty.
     pub technique: &'a str,
-    /// The scan's file, or folder of files.
->>>>>>> cc8df58 (laue: configurations (cold, geoN, recipe), wire scans, synthetic points, tasks and bundles, series, calibration)
+    /// The scan's file, or folder.
     pub scan: PathBuf,
     /// Folder in which the bundle appears.
     pub output: PathBuf,
@@ -120,7 +116,6 @@ fn spec(label: &str, kind: TaskKind) -> TaskSpec {
     TaskSpec { label: label.to_owned(), kind, params: Vec::new(), cost: 1.0, bytes_in: 0 }
 }
 
-<<<<<<< HEAD
 /// Files below a folder, two levels deep, relative to the folder's own folder.
 fn files_below(root: &Path, folder: &Path, depth: usize, found: &mut Vec<FileStamp>) -> Result<(), Fault> {
     let path = root.join(folder);
@@ -138,22 +133,14 @@ fn files_below(root: &Path, folder: &Path, depth: usize, found: &mut Vec<FileSta
 }
 
 /// A scan of one file or folder, as arrivals would make it.
-fn scan_of(path: &Path, roles: &BTreeMap<String, PathBuf>) -> Result<Scan, Fault> {
-=======
-/// A scan of one file or one folder, as arrivals would make it.
 ///
 /// # Errors
 /// What cannot be read, and roles that the technique does not know.
-<<<<<<< HEAD
-pub(crate) fn scan_of(path: &Path, roles: &BTreeMap<String, PathBuf>, technique: &dyn Technique) -> Result<Scan, Fault> {
->>>>>>> cc8df58 (laue: configurations (cold, geoN, recipe), wire scans, synthetic points, tasks and bundles, series, calibration)
-=======
 pub(crate) fn scan_of(
     path: &Path,
     roles: &BTreeMap<String, PathBuf>,
     technique: &dyn Technique,
 ) -> Result<Scan, Fault> {
->>>>>>> 54ebbc9 (laue: documentation, examples, benchmark, comparison with cold)
     let stamp = |path: &Path, name: PathBuf| -> Result<FileStamp, Fault> {
         let meta = std::fs::metadata(path).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => Fault::Input(format!("{}: there is no such file", path.display())),
@@ -168,19 +155,8 @@ pub(crate) fn scan_of(
     };
     let mut members = Vec::new();
     if path.is_dir() {
-<<<<<<< HEAD
         files_below(root, Path::new(name), 1, &mut members)?;
         members.sort();
-=======
-        for entry in std::fs::read_dir(&path).map_err(|e| Fault::reading(&path, &e))? {
-            let entry = entry.map_err(|e| Fault::reading(&path, &e))?;
-            // Links are not followed: what they lead to may lie anywhere.
-            if entry.file_type().is_ok_and(|t| t.is_file()) {
-                members.push(stamp(&entry.path(), Path::new(name).join(entry.file_name()))?);
-            }
-        }
-        members.sort_by(|a, b| a.path.cmp(&b.path));
->>>>>>> cc8df58 (laue: configurations (cold, geoN, recipe), wire scans, synthetic points, tasks and bundles, series, calibration)
     } else {
         members.push(stamp(&path, PathBuf::from(name))?);
     }
