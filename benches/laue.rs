@@ -58,6 +58,11 @@ fn planted(setup: &DecodeSetup, frames: usize, peak: f64, n: usize, seed: u64) -
         .collect()
 }
 
+/// Missed by more than a cell, or not found.
+fn off(cells: f64) -> bool {
+    cells.is_nan() || cells.abs() > 1.0
+}
+
 /// Decodes all, a run for warming up and the best of two; seconds a pixel, and errors of position in cells with flags.
 fn decode(setup: &DecodeSetup, pixels: &[Planted]) -> (f64, Vec<(f64, u8, f64)>) {
     let decoder = Decoder::new(setup.clone(), Region::FULL);
@@ -177,9 +182,9 @@ fn curves(path: &Path, n: usize) -> Result<serde_json::Value, String> {
             let pixels = planted(&setup, frames, peak, n, 100 + i as u64);
             let (_, found) = decode(&setup, &pixels);
             let share = |count: usize| count as f64 / n as f64;
-            let wrong = share(found.iter().filter(|f| !(f.0.abs() <= 1.0)).count());
+            let wrong = share(found.iter().filter(|f| off(f.0)).count());
             let ambiguous = share(found.iter().filter(|f| f.1 & flag::AMBIGUOUS != 0).count());
-            let unnoticed = share(found.iter().filter(|f| f.1 & flag::AMBIGUOUS == 0 && !(f.0.abs() <= 1.0)).count());
+            let unnoticed = share(found.iter().filter(|f| f.1 & flag::AMBIGUOUS == 0 && off(f.0)).count());
             table.push(json!({ "frames": frames, "counts": peak, "missed": wrong, "ambiguous": ambiguous, "missed_unflagged": unnoticed }));
             // On a logarithmic axis none of n is shown as half of one.
             m.push((f64::log10(peak), wrong.max(0.5 / n as f64)));
@@ -221,7 +226,7 @@ fn main() {
     let (position, _) = decode(&only, &pixels);
     let (default, found) = decode(&base, &pixels);
     let (full, found_full) = decode(&as_cold, &pixels);
-    let wrong = |f: &[(f64, u8, f64)]| f.iter().filter(|f| !(f.0.abs() <= 1.0)).count();
+    let wrong = |f: &[(f64, u8, f64)]| f.iter().filter(|f| off(f.0)).count();
     let mut result = json!({
         "pixels": n,
         "seconds_per_pixel": { "position": position, "default": default, "full_chain_degree_5_energies": full },

@@ -267,13 +267,13 @@ impl Decoder {
         }
         let mean = sum / series.len().max(1) as f64;
         let mut flags = 0;
-        if !(mean >= self.setup.threshold) {
+        if mean < self.setup.threshold || mean.is_nan() {
             flags |= flag::DIM;
         }
         if f64::from(most) >= self.setup.saturation {
             flags |= flag::SATURATED;
         }
-        if !(least < most) {
+        if least >= most {
             flags |= flag::DEAD;
         }
         if flags == 0 { Ok(mean) } else { Err(Pixel::rejected(flags, mean)) }
@@ -354,7 +354,7 @@ impl Decoder {
         let mut account = Account { input: intensity, ..Account::default() };
         // Near an end of the mask the true position may lie beyond: the best one there says nothing.
         let at_an_end = found.offset < 2 * apart || found.offset + work.data.len() + 2 * apart > template.samples();
-        if !(confidence >= self.setup.position.margin) || at_an_end {
+        if confidence < self.setup.position.margin || confidence.is_nan() || at_an_end {
             pixel.flags |= flag::AMBIGUOUS;
             account.rejected = intensity;
             return (pixel, account);

@@ -128,7 +128,7 @@ pub fn resolve(
     let mut maps = [0; 7].map(|_| Array2::from_elem((rows, width), f32::NAN));
     let mut sums = Sums { histogram: vec![0.0; bins], ..Sums::default() };
     for row in 0..rows {
-        let blocks: Vec<(usize, Vec<(Vec<f64>, [f32; 7], u8, Account)>)> = columns
+        let blocks: Vec<(usize, Vec<Done>)> = columns
             .clone()
             .step_by(BLOCK)
             .collect::<Vec<_>>()

@@ -290,7 +290,7 @@ mod tests {
 
     fn slab(rows: Range<usize>, columns: usize, bins: usize) -> Slab {
         let value = |k: usize, r: usize, c: usize| {
-            if (k * 31 + r * 7 + c) % 97 == 0 { (k * 1000 + r * 10 + c) as f32 } else { 0.0 }
+            if (k * 31 + r * 7 + c).is_multiple_of(97) { (k * 1000 + r * 10 + c) as f32 } else { 0.0 }
         };
         let stack = Array3::from_shape_fn((bins, rows.len(), columns), |(k, r, c)| value(k, rows.start + r, c));
         let flags = Array2::from_shape_fn((rows.len(), columns), |(r, c)| ((rows.start + r + c) % 17) as u8);

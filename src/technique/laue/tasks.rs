@@ -43,7 +43,7 @@ struct Rows {
 }
 
 enum Loaded {
-    Spots { image: Array2<f32>, pixels: Vec<Bright>, point: Point },
+    Spots { image: Array2<f32>, pixels: Vec<Bright>, point: Box<Point> },
     Rows(Box<Rows>),
     Nothing,
 }
@@ -260,7 +260,7 @@ fn spots(ctx: &TaskContext, recipe: &Recipe, most: usize) -> Result<Loaded, Faul
     let peaks = bright::peaks(&image, &point, recipe.threshold(), most, APART);
     let pixels = bright::decode(&point, recipe, &peaks)?;
     unchanged(ctx)?;
-    Ok(Loaded::Spots { image, pixels, point })
+    Ok(Loaded::Spots { image, pixels, point: Box::new(point) })
 }
 
 fn store_preview(

@@ -108,7 +108,7 @@ impl WireScan {
         let beam = unit(setup.beam);
         let along = sub(beam, scale(axis, dot(beam, axis)));
         let foreshortening = dot(along, along).sqrt();
-        if !(foreshortening > 1e-3) {
+        if foreshortening <= 1e-3 || foreshortening.is_nan() {
             return Err("the wire's axis runs along the incident beam".to_owned());
         }
         let second = unit(along);
@@ -149,7 +149,7 @@ impl WireScan {
         let v = [centre[0] - point[0], centre[1] - point[1]];
         let square = v[0] * v[0] + v[1] * v[1];
         let tangent = square - self.radius * self.radius;
-        if !(tangent > 0.0) {
+        if tangent <= 0.0 || tangent.is_nan() {
             return None;
         }
         // The tangent's direction is v turned by ± asin(radius/|v|); turned counter-clockwise it passes the wire on the
@@ -182,7 +182,7 @@ impl WireScan {
         let n = series.len().min(self.centres.len());
         let mean = series.iter().map(|&v| f64::from(v)).sum::<f64>() / series.len().max(1) as f64;
         let mut flags = 0;
-        if !(mean >= self.setup.threshold) {
+        if mean < self.setup.threshold || mean.is_nan() {
             flags |= flag::DIM;
         }
         if series.iter().any(|&v| f64::from(v) >= self.setup.saturation) {
@@ -248,7 +248,7 @@ impl WireScan {
 pub fn deposit_trapezoid(grid: &DepthGrid, z: [f64; 4], amount: f64, column: &mut [f64]) -> f64 {
     let [a, b, c, d] = z;
     let area = (d + c - b - a) / 2.0;
-    if !(area > 1e-12 * (1.0 + a.abs() + d.abs())) {
+    if area <= 1e-12 * (1.0 + a.abs() + d.abs()) || area.is_nan() {
         return grid.deposit_even(a, a, amount, column);
     }
     let ramp = |x: f64, width: f64| if width > 0.0 { x * x / (2.0 * width) } else { 0.0 };
