@@ -14,6 +14,11 @@ fn load(text: &str, name: &str) -> Campaign {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join(name);
     fs::write(&file, text).unwrap();
+    // Files that recipes name are read when they are checked.
+    fs::create_dir(dir.path().join("laue")).unwrap();
+    for entry in fs::read_dir(root().join("examples/laue")).unwrap().flatten() {
+        fs::copy(entry.path(), dir.path().join("laue").join(entry.file_name())).unwrap();
+    }
     let campaign = Campaign::load(&file).unwrap_or_else(|e| panic!("{name}:\n{e}\n\n{text}"));
     let names: Vec<&str> = technique::all().iter().map(|t| t.name()).collect();
     campaign.validate_techniques(&technique::registry, &names).unwrap_or_else(|e| panic!("{name}:\n{e}\n\n{text}"));
@@ -112,6 +117,14 @@ fn every_key_of_a_command_is_documented() {
     let page = fs::read_to_string(root().join("docs/command.md")).unwrap();
     for key in beampilot::technique::command::recipe::KEYS {
         assert!(page.contains(&format!("| `{key}` |")), "docs/command.md has no row for {key}");
+    }
+}
+
+#[test]
+fn every_key_of_a_laue_recipe_is_documented() {
+    let page = fs::read_to_string(root().join("docs/laue.md")).unwrap();
+    for key in beampilot::technique::laue::recipe::KEYS {
+        assert!(page.contains(&format!("| `{key}` |")), "docs/laue.md has no row for {key}");
     }
 }
 

@@ -10,6 +10,7 @@
 
 pub mod bench;
 pub mod bench_gpu;
+pub mod calibrate;
 pub mod campaign;
 pub mod check;
 pub mod doctor;
@@ -24,6 +25,7 @@ pub mod quarantine;
 pub mod reconstruct;
 pub mod request;
 pub mod run;
+pub mod series;
 pub mod shell;
 pub mod status;
 pub mod synth;
@@ -101,6 +103,8 @@ pub enum Command {
     Check(check::Args),
     Doctor(doctor::Args),
     Reconstruct(reconstruct::Args),
+    Calibrate(calibrate::Args),
+    Series(series::Args),
     Synth(synth::Args),
     Bench(bench::Args),
     #[command(hide = true)]
@@ -158,6 +162,8 @@ fn dispatch(command: Command, talk: &Talk) -> anyhow::Result<Exit> {
         Command::Check(args) => check::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Reconstruct(args) => reconstruct::run(args),
+        Command::Calibrate(args) => calibrate::run(args),
+        Command::Series(args) => series::run(args),
         Command::Synth(args) => synth::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Completions(args) => shell::completions(args),
@@ -274,6 +280,10 @@ mod tests {
             "run c.toml --once --workers 3",
             "synth tomography o.h5 --size 64 --angles 90 --slices 8 --range 360 --center 31.5 --layout nxtomo \
              --noise 1e4 --rings --seed 7 --truth t.h5 --slow 8",
+            "synth laue p --aperture wire --frames 9 --step 1 --rows 8 --columns 8 --spots 2 --counts 50 --background 0 --depths -5 5 \
+             --width 2 --dead 0 --saturated 1 --sample -1 2 3 --number 7 --split --configuration g.xml --truth t.json --seed 4",
+            "calibrate p.h5 --recipe configuration=c.yml calibrate.film_um=0 --picture o.svg --json",
+            "series results/34ide",
             "reconstruct tomography s.h5 --output out --recipe center=31.5 algorithm=fbp",
             "run c.toml --until +30m",
             "launch c.toml --site polaris --hosts a,b --ranks-per-node 4 --until 2026-11-25T14:00:00Z --dry-run --json",

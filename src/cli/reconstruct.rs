@@ -17,7 +17,9 @@ use std::sync::Arc;
 #[command(after_help = "Examples:
   beampilot reconstruct tomography scan_001.h5 --output results
   beampilot reconstruct tomography scan_001.h5 --output results \\
-      --recipe center=127.5 filter=hann")]
+      --recipe center=127.5 filter=hann
+  beampilot reconstruct laue point_001.h5 --output results \\
+      --recipe configuration=config.yml")]
 pub struct Args {
     /// The technique.
     #[arg(value_name = "TECHNIQUE")]
@@ -80,8 +82,8 @@ pub(super) fn entry(text: &str) -> Result<(String, toml::Value), String> {
 /// # Errors
 /// What the frame turns into an exit code.
 pub fn run(args: Args) -> anyhow::Result<Exit> {
-    if args.technique != "tomography" {
-        let what = anyhow!("technique `{}` cannot be run on one scan; `tomography` can", args.technique);
+    if !["tomography", "laue"].contains(&args.technique.as_str()) {
+        let what = anyhow!("technique `{}` cannot be run on one scan; `tomography` and `laue` can", args.technique);
         return Err(what).or_exit(Exit::Usage);
     }
     if !args.scan.exists() {
@@ -94,7 +96,8 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
     );
     let options = ReconstructOptions {
         recipe: args.recipe_table(),
-        scan: args.scan,
+        technique: &args.technique,
+        scan: args.scan.clone(),
         output: args.output,
         seal: Some(&|_, job, output| seal(job, output)),
         ..ReconstructOptions::default()

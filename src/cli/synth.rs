@@ -22,6 +22,82 @@ pub struct Args {
 #[allow(missing_docs)] // Described at its `Args`.
 pub enum Technique {
     Tomography(TomographyArgs),
+    Laue(LaueArgs),
+}
+
+/// A point of Laue microdiffraction: frames behind a coded mask or a wire, 34-ID-E layout.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  beampilot synth laue point_001.h5 --configuration config.yml --truth truth.json
+  beampilot synth laue incoming/point_001 --split --rows 256 --columns 256 --spots 100
+  beampilot synth laue wire_001.h5 --aperture wire --step 1 --configuration geoN.xml")]
+pub struct LaueArgs {
+    /// The file to write, or with --split the folder.
+    #[arg(value_name = "OUT")]
+    pub out: PathBuf,
+    /// What steps across the diffracted beams.
+    #[arg(long, value_enum, default_value = "mask")]
+    pub aperture: Aperture,
+    /// Number of frames.
+    #[arg(long, value_name = "N", default_value_t = 401)]
+    pub frames: usize,
+    /// Step of mask or wire, micrometres a frame.
+    #[arg(long, value_name = "UM", default_value_t = 0.5)]
+    pub step: f64,
+    /// Detector rows read out, around the middle.
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub rows: usize,
+    /// Detector columns read out, around the middle.
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub columns: usize,
+    /// Number of spots.
+    #[arg(long, value_name = "N", default_value_t = 12)]
+    pub spots: usize,
+    /// Open-beam counts of the brightest spots.
+    #[arg(long, value_name = "COUNTS", default_value_t = 1000.0)]
+    pub counts: f64,
+    /// Counts of every pixel that do not come past the aperture.
+    #[arg(long, value_name = "COUNTS", default_value_t = 5.0)]
+    pub background: f64,
+    /// Depths of the sources, micrometres: two numbers; equal ones make a film.
+    #[arg(long, num_args = 2, value_names = ["FROM", "TO"], default_values_t = [-80.0, 80.0], allow_negative_numbers = true)]
+    pub depths: Vec<f64>,
+    /// Extent of each source along the beam, micrometres.
+    #[arg(long, value_name = "UM", default_value_t = 6.0)]
+    pub width: f64,
+    /// Pixels that are always 0.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub dead: usize,
+    /// Pixels that are always saturated.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub saturated: usize,
+    /// Sample position, micrometres: three numbers.
+    #[arg(long, num_args = 3, value_names = ["X", "Y", "Z"], default_values_t = [0.0, 0.0, 0.0], allow_negative_numbers = true)]
+    pub sample: Vec<f64>,
+    /// Scan number.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub number: i64,
+    /// One file a frame, in a folder.
+    #[arg(long)]
+    pub split: bool,
+    /// Also write the configuration for it: YAML of `cold` for a mask, geoN XML for a wire.
+    #[arg(long, value_name = "FILE")]
+    pub configuration: Option<PathBuf>,
+    /// Also write what was planted, JSON.
+    #[arg(long, value_name = "FILE")]
+    pub truth: Option<PathBuf>,
+    /// Seed of everything random; the same seed makes the same files.
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    pub seed: u64,
+}
+
+/// What steps across the diffracted beams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Aperture {
+    /// A coded mask of gold.
+    Mask,
+    /// A wire.
+    Wire,
 }
 
 /// Projections of an ellipsoid phantom, with flat and dark fields.
@@ -107,7 +183,44 @@ const RING_GAIN: f64 = 0.05;
 /// # Errors
 /// What the frame turns into an exit code.
 pub fn run(args: Args) -> anyhow::Result<Exit> {
-    let Technique::Tomography(args) = args.technique;
+    match args.technique {
+        Technique::Tomography(args) => tomography(args),
+        Technique::Laue(args) => laue(args),
+    }
+}
+
+fn laue(args: LaueArgs) -> anyhow::Result<Exit> {
+    use crate::technique::laue::synth::{self, SynthOptions};
+    let options = SynthOptions {
+        out: args.out,
+        aperture: match args.aperture {
+            Aperture::Mask => synth::Aperture::Mask,
+            Aperture::Wire => synth::Aperture::Wire,
+        },
+        frames: args.frames,
+        step_um: args.step,
+        readout: [args.rows, args.columns],
+        spots: args.spots,
+        counts: args.counts,
+        background: args.background,
+        // As many as the options take.
+        depths_um: std::array::from_fn(|i| args.depths.get(i).copied().unwrap_or_default()),
+        width_um: args.width,
+        dead: args.dead,
+        saturated: args.saturated,
+        sample_um: std::array::from_fn(|i| args.sample.get(i).copied().unwrap_or_default()),
+        number: args.number,
+        split: args.split,
+        configuration: args.configuration,
+        truth: args.truth,
+        seed: args.seed,
+    };
+    synth::synth(&options).map_err(|fault| super::fault(&fault))?;
+    tracing::info!("wrote {}", options.out.display());
+    Ok(Exit::Done)
+}
+
+fn tomography(args: TomographyArgs) -> anyhow::Result<Exit> {
     let slow = args.slow.map(Duration::try_from_secs_f64).transpose().context("--slow").or_exit(Exit::Usage)?;
     let options = SynthOptions {
         out: args.out,

@@ -3,7 +3,7 @@
 
 use super::disk::Disk;
 use super::driver::Mailbox;
-use super::event::{Action, Event};
+use super::event::{Action, Event, PublishOutcome};
 use crossbeam::channel::{Sender, unbounded};
 use std::io;
 use std::sync::Arc;
@@ -71,6 +71,16 @@ impl DiskPool {
     }
 }
 
+/// Views over many bundles, after one more of them; a view that cannot be made is no reason to stop.
+fn live(bundle: &std::path::Path) {
+    let Some(results) = bundle.parent() else { return };
+    for technique in crate::technique::all() {
+        if let Err(fault) = technique.live(results, bundle) {
+            tracing::warn!("{}: the live view is not up to date: {fault}", results.display());
+        }
+    }
+}
+
 /// Who carries out orders for the disk: the pool, or a stand-in that answers at once.
 pub trait DiskOrders {
     /// Carries out an order, or gives it back when it is none for the disk.
@@ -93,7 +103,12 @@ impl DiskOrders for DiskPool {
             Action::Publish { job, key, scan, generation, staging, timeline, items } => {
                 self.run(&key.clone(), move |disk, mail| {
                     let outcome = disk.publish(&key, &scan, generation, &staging, timeline, items);
+                    let bundle =
+                        if let PublishOutcome::Done { bundle } = &outcome { Some(bundle.clone()) } else { None };
                     mail.post(Event::Published { job, outcome });
+                    if let Some(bundle) = bundle {
+                        live(&bundle);
+                    }
                 });
             }
             Action::Quarantine { job, key, stream, name, version, own_version, generation, reason, .. } => {

@@ -106,6 +106,12 @@ pub trait Technique: Send + Sync {
 
     /// Writes, hashes from memory, syncs; returns what was written.
     fn store(&self, ctx: &TaskContext, computed: Payload) -> Result<TaskOutput, Fault>;
+
+    /// Brings views over many bundles up to date after `bundle` was published in `results`: what lies in `results/_live`
+    /// is made from bundles alone, and nobody waits for it.
+    fn live(&self, _results: &Path, _bundle: &Path) -> Result<(), Fault> {
+        Ok(())
+    }
 }
 
 /// The technique of that name.
@@ -115,5 +121,5 @@ pub fn registry(name: &str) -> Option<&'static dyn Technique> {
 
 /// Every technique in this build.
 pub fn all() -> &'static [&'static dyn Technique] {
-    &[&tomography::Tomography, &command::Command]
+    &[&tomography::Tomography, &command::Command, &laue::Laue]
 }

@@ -1,12 +1,12 @@
 //! From a pixel's counts over the frames to intensity over depth: the steps of coded aperture Laue microdiffraction
-//! (Gürsoy et al., *J. Synchrotron Rad.* 29, 2022; the numbering is that of the documentation).
+//! (Gürsoy et al., arXiv:2405.12813, 2024; the numbering is that of the documentation).
 //!
 //! 1. Select: mean of at least `threshold`, no saturated frame, not constant.
 //! 2. The pixel in the laboratory; its view of the mask ([`super::geometry`]).
 //! 3. Transmission of the mask, blurred by oblique incidence ([`super::mask`]).
 //! 4. The measurement on the mask's grid: linear interpolation, once.
 //! 5. Position: [`super::search`].
-//! 6. Photon energy, when asked for: least squared difference over the energies, gain and background free.
+//! 6. Photon energy, when asked for: least squared difference over the energies, gain free, background known or free.
 //! 7. Footprint along the code: non-negative B-splines and a background, least squares ([`super::nnls`]).
 //! 8. Every cell of the footprint goes to the depths its rays come from ([`super::depth`]).
 //!
@@ -99,6 +99,9 @@ pub struct DecodeSetup {
     pub position: PositionOptions,
     /// Step 6.
     pub energy: EnergyOptions,
+    /// Counts of every frame that do not come past the mask, when they are known: then energies are found from how dark the
+    /// bars are, else only from the shape of their edges.
+    pub background: Option<f64>,
     /// Step 7.
     pub footprint: FootprintOptions,
 }
@@ -171,6 +174,20 @@ pub struct Work {
     atb: Vec<f64>,
     x: Vec<f64>,
     footprint: Vec<f64>,
+}
+
+impl Work {
+    /// Of the pixel decoded last: coefficients of the splines, and the background.
+    #[must_use]
+    pub fn coefficients(&self) -> &[f64] {
+        &self.x
+    }
+
+    /// Of the pixel decoded last: the measurement on the mask's grid.
+    #[must_use]
+    pub fn resampled(&self) -> &[f32] {
+        &self.data
+    }
 }
 
 impl Decoder {
@@ -250,13 +267,13 @@ impl Decoder {
         }
         let mean = sum / series.len().max(1) as f64;
         let mut flags = 0;
-        if !(mean >= self.setup.threshold) {
+        if mean < self.setup.threshold || mean.is_nan() {
             flags |= flag::DIM;
         }
         if f64::from(most) >= self.setup.saturation {
             flags |= flag::SATURATED;
         }
-        if !(least < most) {
+        if least >= most {
             flags |= flag::DEAD;
         }
         if flags == 0 { Ok(mean) } else { Err(Pixel::rejected(flags, mean)) }
@@ -300,7 +317,10 @@ impl Decoder {
         let l = work.data.len() as f64;
         // Interpolation makes more samples than there are frames, or fewer: one frame is one measurement.
         let share = series.len() as f64 / l;
-        let noise = mean.max(found.residual / l).max(f64::MIN_POSITIVE);
+        // What is left beyond Poisson's variance comes from a footprint other than the expected one. It is alike over the length
+        // of a footprint: so many samples of it are one measurement.
+        let excess = (found.residual / l - mean).max(0.0);
+        let noise = (mean + excess * (0.5 * template.width).max(1.0)).max(f64::MIN_POSITIVE);
         let confidence = share * (found.rival - found.residual) / noise;
         let mut pixel = Pixel::rejected(0, mean);
         pixel.position_um = (found.refined * res - behind) as f32;
@@ -332,7 +352,9 @@ impl Decoder {
         pixel.intensity = intensity as f32;
         pixel.residual = (share * residual / (mean * (series.len() as f64 - 3.0).max(1.0))) as f32;
         let mut account = Account { input: intensity, ..Account::default() };
-        if !(confidence >= self.setup.position.margin) {
+        // Near an end of the mask the true position may lie beyond: the best one there says nothing.
+        let at_an_end = found.offset < 2 * apart || found.offset + work.data.len() + 2 * apart > template.samples();
+        if confidence < self.setup.position.margin || confidence.is_nan() || at_an_end {
             pixel.flags |= flag::AMBIGUOUS;
             account.rejected = intensity;
             return (pixel, account);
@@ -371,19 +393,31 @@ impl Decoder {
         }));
     }
 
-    /// Step 6: the energy whose transmission, with the expected footprint, explains the data best.
+    /// Step 6: the energy whose transmission explains the data best.
     fn energy(&self, template: &Template, path: f64, offset: usize, work: &mut Work) -> Option<f64> {
         let EnergyOptions::Fit(first, end, step) = self.setup.energy else { return None };
         let l = work.data.len();
         let half = self.window / 2;
+        // The expected footprint is the wrong one for most sources, and a wrong one looks like another energy: with footprints
+        // wanted anyway, one is fitted first with transmission linear in the cover.
+        let shape: Vec<(usize, f64)> = if self.setup.footprint.fit {
+            let (sum, _) = self.footprint(template, None, offset, work);
+            work.footprint.iter().enumerate().filter(|(_, f)| **f > 0.0).map(|(u, f)| (u, f / sum)).collect()
+        } else {
+            Vec::new()
+        };
         let mut best: Option<(f64, f64)> = None;
         let steps = ((end - first) / step).ceil().max(0.0) as usize;
         for kev in (0..steps).map(|i| first + i as f64 * step) {
             self.transmission(template, Some(gold_per_um(kev) * path), offset, l, &mut work.transmission);
-            let model = super::search::boxed(&work.transmission, template.width);
-            let model = model.get(half..half + l).unwrap_or_default();
+            let model: Vec<f64> = if shape.is_empty() {
+                super::search::boxed(&work.transmission, template.width).drain(..).skip(half).take(l).collect()
+            } else {
+                let seen = |j: usize| shape.iter().map(|&(u, w)| w * work.transmission[j + u]).sum();
+                (0..l).map(seen).collect()
+            };
             let (mut s, mut ss, mut d, mut dd, mut sd) = (0.0, 0.0, 0.0, 0.0, 0.0);
-            for (&m, &v) in model.iter().zip(&work.data) {
+            for (m, &v) in model.into_iter().zip(&work.data) {
                 let v = f64::from(v);
                 s += m;
                 ss += m * m;
@@ -392,16 +426,25 @@ impl Decoder {
                 sd += m * v;
             }
             let n = l as f64;
-            let (variance, covariance) = (ss - s * s / n, sd - s * d / n);
+            let (variance, covariance, all) = match self.setup.background {
+                Some(b) => (ss, sd - b * s, dd - 2.0 * b * d + n * b * b),
+                None => (ss - s * s / n, sd - s * d / n, dd - d * d / n),
+            };
             if variance <= 1e-9 * n {
                 continue;
             }
-            let left = dd - d * d / n - covariance.max(0.0) * covariance.max(0.0) / variance;
+            let left = all - covariance.max(0.0) * covariance.max(0.0) / variance;
             if best.is_none_or(|b| left < b.1) {
                 best = Some((kev, left));
             }
         }
         best.map(|b| b.0)
+    }
+
+    /// Splines and knots of step 7: basis, number of splines, samples of the window.
+    #[must_use]
+    pub fn basis(&self) -> (&[f64], usize, usize) {
+        (&self.basis, self.columns, self.window)
     }
 
     /// Step 7: fills `work.footprint` with counts; returns their sum and the squared difference.

@@ -218,6 +218,12 @@ impl MaskFrame {
         self.middle_um - 1e3 * self.stretch * dot(sub(hit, centre), self.along)
     }
 
+    /// Depth of code coordinates for a pixel.
+    #[must_use]
+    pub fn depth_of(&self, pixel: V3, beam: V3) -> DepthOf {
+        DepthOf::new(self, pixel, beam)
+    }
+
     /// What a pixel sees of the mask; `source_mm`: the depth that stands for all others.
     #[must_use]
     pub fn view(&self, pixel: V3, beam: V3, source_mm: f64) -> View {
@@ -227,7 +233,7 @@ impl MaskFrame {
         let cosine = dot(ray, self.normal) / norm(ray);
         let slope = dot(ray, self.along) / dot(ray, self.normal);
         View {
-            depth: DepthOf::new(self, pixel, beam),
+            depth: self.depth_of(pixel, beam),
             step_um: self.code_um(pixel, source, 1.0) - first,
             first_um: first,
             slope: slope.abs() * self.stretch,
@@ -298,7 +304,7 @@ mod tests {
         norm(sub(a, b)) <= tolerance
     }
 
-    pub(crate) fn orange() -> Detector {
+    fn orange() -> Detector {
         Detector {
             shape: [2048, 2048],
             size_mm: [409.6, 409.6],

@@ -251,6 +251,7 @@ pub fn search(
 mod tests {
     use super::*;
     use crate::technique::laue::mask::{Mask, tests::spec};
+    use crate::technique::laue::reference::residuals;
     use rand::{Rng, SeedableRng};
 
     #[test]
@@ -270,22 +271,6 @@ mod tests {
         assert_eq!(boxed(&[2.0; 4], 9.0), [2.0; 4]);
     }
 
-    /// The formula of the module's head, as it stands, at every offset, in double precision.
-    fn direct(template: &Template, data: &[f32]) -> Vec<f64> {
-        let l = data.len() as f64;
-        let mean = data.iter().map(|&d| f64::from(d)).sum::<f64>() / l;
-        (0..=template.samples() - data.len())
-            .map(|m| {
-                let s: Vec<f64> = template.expected[m..m + data.len()].iter().map(|&s| f64::from(s)).collect();
-                let s_mean = s.iter().sum::<f64>() / l;
-                let variance: f64 = s.iter().map(|s| (s - s_mean) * (s - s_mean)).sum();
-                let c: f64 = s.iter().zip(data).map(|(s, &d)| s * (f64::from(d) - mean)).sum();
-                let flat: f64 = data.iter().map(|&d| (f64::from(d) - mean) * (f64::from(d) - mean)).sum();
-                if variance < 1e-6 * l { flat } else { flat - c.max(0.0) * c.max(0.0) / variance }
-            })
-            .collect()
-    }
-
     #[test]
     fn transforms_find_what_the_formula_finds() {
         let mask = Mask::new(&spec());
@@ -297,7 +282,8 @@ mod tests {
             let data: Vec<f32> =
                 (0..400).map(|j| 50.0 + 200.0 * template.expected[m + j] + rng.random_range(-40.0..40.0)).collect();
             let found = search(&transforms, &template, &data, 0..usize::MAX, 30, &mut scratch).unwrap();
-            let all = direct(&template, &data);
+            let wide = |v: &[f32]| v.iter().map(|&v| f64::from(v)).collect::<Vec<f64>>();
+            let all = residuals(&wide(&template.expected), &wide(&data));
             let best = (0..all.len()).min_by(|&a, &b| all[a].total_cmp(&all[b])).unwrap();
             let rival = (0..all.len()).filter(|i| i.abs_diff(best) >= 30).map(|i| all[i]).fold(f64::MAX, f64::min);
             assert_eq!(found.offset, best);

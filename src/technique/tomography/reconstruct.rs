@@ -4,7 +4,6 @@
 //! in an executor. The bundle is assembled in a hidden folder beside its place and published by one rename; an existing
 //! bundle is never touched, the new one is then called `<name>~2`. After a fault nothing is left behind.
 
-use super::Tomography;
 use crate::arrivals::scan::{FileStamp, Scan};
 use crate::store::layout::bundle_stem;
 use crate::technique::{
@@ -21,6 +20,8 @@ pub type Seal<'a> = &'a (dyn Fn(&Path, &JobContext, &TaskOutput) -> Result<(), F
 /// What to reconstruct.
 #[derive(Default)]
 pub struct ReconstructOptions<'a> {
+    /// Name of the technique; tomography when empty.
+    pub technique: &'a str,
     /// The scan's file, or folder.
     pub scan: PathBuf,
     /// Folder in which the bundle appears.
@@ -74,9 +75,13 @@ pub fn reconstruct(
     options: &ReconstructOptions<'_>,
     progress: &mut dyn FnMut(&Progress),
 ) -> Result<Reconstruction, ReconstructError> {
-    let technique = Tomography;
-    let recipe = technique.recipe(&options.recipe)?.to_string();
-    let scan = scan_of(&options.scan, &options.roles)?;
+    let name = if options.technique.is_empty() { "tomography" } else { options.technique };
+    let technique =
+        crate::technique::registry(name).ok_or_else(|| Fault::Input(format!("{name}: there is no such technique")))?;
+    // Files that a recipe names are relative to where the command was given.
+    let here = std::env::current_dir().map_err(|e| Fault::reading(Path::new("."), &e))?;
+    let recipe = technique.recipe_at(&options.recipe, &here)?.to_string();
+    let scan = scan_of(&options.scan, &options.roles, technique)?;
     let name = bundle_stem(&scan.name, &scan.name);
     std::fs::create_dir_all(&options.output).map_err(|e| Fault::writing(&options.output, &e))?;
     let output = options.output.canonicalize().map_err(|e| Fault::writing(&options.output, &e))?;
@@ -128,7 +133,14 @@ fn files_below(root: &Path, folder: &Path, depth: usize, found: &mut Vec<FileSta
 }
 
 /// A scan of one file or folder, as arrivals would make it.
-fn scan_of(path: &Path, roles: &BTreeMap<String, PathBuf>) -> Result<Scan, Fault> {
+///
+/// # Errors
+/// What cannot be read, and roles that the technique does not know.
+pub(crate) fn scan_of(
+    path: &Path,
+    roles: &BTreeMap<String, PathBuf>,
+    technique: &dyn Technique,
+) -> Result<Scan, Fault> {
     let stamp = |path: &Path, name: PathBuf| -> Result<FileStamp, Fault> {
         let meta = std::fs::metadata(path).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => Fault::Input(format!("{}: there is no such file", path.display())),
@@ -150,9 +162,9 @@ fn scan_of(path: &Path, roles: &BTreeMap<String, PathBuf>) -> Result<Scan, Fault
     }
     let mut found = BTreeMap::new();
     for (role, file) in roles {
-        if !Tomography.roles().contains(&role.as_str()) {
-            let known = Tomography.roles().join(", ");
-            return Err(Fault::Input(format!("{role}: tomography has no such role; there are {known}")));
+        if !technique.roles().contains(&role.as_str()) {
+            let known = technique.roles().join(", ");
+            return Err(Fault::Input(format!("{role}: {} has no such role; there are {known}", technique.name())));
         }
         let file = file.canonicalize().map_err(|e| Fault::Input(format!("{}: {e}", file.display())))?;
         found.insert(role.clone(), vec![stamp(&file, file.clone())?]);
@@ -181,7 +193,7 @@ fn resources() -> Resources {
 }
 
 struct Run {
-    technique: Tomography,
+    technique: &'static dyn Technique,
     job: JobContext,
     records: Vec<TaskRecord>,
     done: usize,
