@@ -133,6 +133,7 @@ fn scan(file: &Path, recipe: &str, threads: usize) -> Measured {
             roles: BTreeMap::new(),
             last_byte_ms: 0,
             complete_ms: 0,
+            ..Scan::default()
         },
         technique: "tomography".into(),
         recipe,

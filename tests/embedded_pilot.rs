@@ -9,6 +9,7 @@ suite! {
     bad_input_is_quarantined_and_holds_nothing_up,
     killed_pilots_lose_nothing_and_repeat_nothing,
     a_rewritten_scan_is_a_new_version,
+    linked_files_belong_to_the_input,
     two_pilots_share_a_campaign,
     every_completeness_rule_works,
     a_full_disk_pauses_and_resumes,

@@ -38,7 +38,14 @@ impl Technique for Echo {
         Ok(Inspection::default())
     }
     fn plan(&self, ctx: &TaskContext) -> Result<Plan, Fault> {
-        Ok(Plan { preview: None, stages: vec![], finish: ctx.task.clone(), items: 1, unit: "echoes".into() })
+        Ok(Plan {
+            preview: None,
+            stages: vec![],
+            finish: ctx.task.clone(),
+            items: 1,
+            unit: "echoes".into(),
+            linked: Vec::new(),
+        })
     }
     fn load(&self, ctx: &TaskContext) -> Result<Payload, Fault> {
         Ok(Box::new(ctx.task.params.len()))
@@ -227,6 +234,7 @@ fn job(epoch: u32, carry: usize) -> ToWorker {
         roles: Default::default(),
         last_byte_ms: 0,
         complete_ms: 0,
+        ..beampilot::arrivals::scan::Scan::default()
     };
     let output = TaskOutput { carry: "x".repeat(1024), ..TaskOutput::default() };
     let record = TaskRecord { stage: 1, label: "t".into(), kind: TaskKind::Stage, host: "h".into(), rank: 0, output };

@@ -147,6 +147,7 @@ impl Watcher {
                     lacks: None,
                     finished_at: Duration::ZERO,
                     swept: false,
+                    relinked: Vec::new(),
                     due: None,
                 }
             });

@@ -107,6 +107,8 @@ pub enum ArrivalCommand {
         name: String,
         /// The version.
         version: InputVersion,
+        /// Files that its files link to, as they were when it was planned; absolute.
+        linked: Vec<FileStamp>,
     },
     /// Released from quarantine: what was known about it is forgotten, and it settles again.
     Forget {
@@ -139,6 +141,8 @@ pub struct Known {
     /// Its version without companions, if the record tells ([`Scan::own_version`]): with it a scan stays
     /// known when the dark it was processed with is deleted or a later one is copied in.
     pub own: Option<InputVersion>,
+    /// Files that its files link to, as they were; absolute.
+    pub linked: Vec<FileStamp>,
 }
 
 /// What to watch: a [`Stream`] as far as arrivals are concerned.

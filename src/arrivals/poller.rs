@@ -70,7 +70,7 @@ impl Poller {
             match command {
                 ArrivalCommand::NotYet { name, reason, .. } => watcher.settle_again(&name, Some(reason), now),
                 ArrivalCommand::Changed { name, .. } => watcher.settle_again(&name, None, now),
-                ArrivalCommand::Done { name, version, .. } => watcher.done(&name, version, now),
+                ArrivalCommand::Done { name, version, linked, .. } => watcher.done(&name, version, linked, now),
                 ArrivalCommand::Forget { name, .. } => watcher.release(&name, now),
                 ArrivalCommand::Again { name, .. } => watcher.again(&name, now),
                 ArrivalCommand::Stop => {}

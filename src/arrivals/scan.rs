@@ -4,6 +4,8 @@
 //! - A scan is identified by stream, stream-relative name and **input version**: size, mtime, ctime and
 //!   inode of every file it is made of, companions included. Any rewrite, even one that puts the old
 //!   mtime back, changes the ctime and so the version.
+//! - Files that the scan's own files link to are known only when the scan is planned. From then on they are compared as
+//!   the others are; into the version they come, in the role [`LINKED`], when they change after an earlier result.
 //! - Names are UTF-8, relative, without `..`, control characters or empty components: whatever does not
 //!   fit was quarantined by arrivals before a [`Scan`] was made of it.
 //! - Paths in a stamp are relative to [`Scan::root`] for members, absolute for roles.
@@ -72,7 +74,14 @@ pub struct Scan {
     pub last_byte_ms: u64,
     /// When arrivals found it complete, milliseconds since the epoch.
     pub complete_ms: u64,
+    /// Files reached by links inside the scan's files, as planning found them; paths absolute. Empty before.
+    pub linked: Vec<FileStamp>,
+    /// How long its files must stand still before it counts as complete, where nothing but that says so; else 0.
+    pub quiet_ms: u64,
 }
+
+/// The role of linked files that changed after an earlier version was published. No stream can name a role so.
+pub const LINKED: &str = "(linked)";
 
 impl Scan {
     /// Hash over every stamp, members and roles.
@@ -125,7 +134,8 @@ impl Scan {
     pub fn changed_by(&self, stat: &dyn Fn(&Path) -> io::Result<FileStamp>) -> io::Result<Option<PathBuf>> {
         let members = self.members.iter().map(|s| (self.root.join(&s.path), s));
         let roles = self.roles.values().flatten().map(|s| (s.path.clone(), s));
-        for (path, stamp) in members.chain(roles) {
+        let linked = self.linked.iter().map(|s| (s.path.clone(), s));
+        for (path, stamp) in members.chain(roles).chain(linked) {
             if !still(stat, &path, stamp)? {
                 return Ok(Some(path));
             }

@@ -14,7 +14,7 @@ use super::judge::Verdict;
 use super::listing::Listing;
 use super::observe::{self, Seen};
 use super::roles::Resolved;
-use super::scan::{FileStamp, InputVersion, Scan};
+use super::scan::{FileStamp, InputVersion, LINKED, Scan};
 use super::watcher::{Lack, Now, Phase, Watcher, age, last_byte};
 use crate::campaign::{Rule, Unit};
 use std::collections::BTreeMap;
@@ -64,6 +64,10 @@ impl Watcher {
             }
             Ok(Seen::Members(stamps)) => {
                 let (own, changed) = self.note(name, &stamps, now);
+                let Ok(relinked) = self.relinked(name, own, fs) else {
+                    return self.schedule(name, now.mono + RETRY);
+                };
+                let changed = self.note_relinked(name, relinked, now) || changed;
                 let known = self.scans.get(name).is_some_and(|s| s.phase == Phase::Known);
                 if known && !changed {
                     return self.keep_sweeping(name);
@@ -115,6 +119,24 @@ impl Watcher {
         (own, changed)
     }
 
+    /// The same for linked files; they settle as the scan's own do.
+    fn note_relinked(&mut self, name: &Arc<str>, stamps: Vec<FileStamp>, now: Now) -> bool {
+        let Some(scan) = self.scans.get_mut(name) else { return false };
+        if scan.relinked == stamps {
+            return false;
+        }
+        if !stamps.is_empty() {
+            let refs: Vec<&FileStamp> = stamps.iter().collect();
+            let first = scan.relinked.is_empty();
+            let still = if first { now.mono.saturating_sub(age(&refs, now)) } else { now.mono };
+            scan.unchanged_since = scan.unchanged_since.max(still);
+            scan.not_before = Duration::ZERO;
+            scan.refused = None;
+        }
+        scan.relinked = stamps;
+        true
+    }
+
     fn consider(
         &mut self,
         name: &Arc<str>,
@@ -123,7 +145,8 @@ impl Watcher {
         now: Now,
         fs: &mut dyn Listing,
     ) -> io::Result<()> {
-        let mut last_ns = last_byte(&members.iter().collect::<Vec<_>>(), now);
+        let relinked = self.scans.get(name).map_or(Vec::new(), |s| s.relinked.clone());
+        let mut last_ns = last_byte(&members.iter().chain(&relinked).collect::<Vec<_>>(), now);
         if self.watch.from.is_some() {
             // A bundle was there, whole, from its rename on, which only the folder's own change time tells.
             let bundle = name.split('/').next().unwrap_or(name);
@@ -163,14 +186,15 @@ impl Watcher {
         let since = self.watch.since.and_then(|s| s.duration_since(SystemTime::UNIX_EPOCH).ok());
         let unwanted = since.is_some_and(|since| i128::from(last_ns) < since.as_nanos() as i128);
         let asked = self.asked.contains(name);
-        if !asked && (unwanted || self.is_finished(name, Some(own), None)) {
+        let Some(scan) = self.scans.get(name) else { return Ok(Next::Known) };
+        let relinked = scan.relinked.clone();
+        if !asked && (unwanted || (relinked.is_empty() && self.is_finished(name, Some(own), None))) {
             return Ok(Next::Known);
         }
-        let Some(scan) = self.scans.get(name) else { return Ok(Next::Known) };
         let settled_at = scan.unchanged_since + self.watch.complete.rule.quiet();
         let not_before = scan.not_before;
         // A record without the scan's own version is compared with companions, as far as they are there.
-        if !asked && self.is_on_record(name) {
+        if !asked && relinked.is_empty() && self.is_on_record(name) {
             let mut rest = members.clone();
             if let Resolved::Files(roles) = self.roles.resolve(fs, &self.root, name, &mut rest, now)?
                 && self.is_finished(name, None, Some(Scan { members: rest, roles, ..Scan::default() }.version()))
@@ -196,7 +220,16 @@ impl Watcher {
             Verdict::Lacks(reason) => return Ok(Next::Lack(reason)),
         };
         let roles = match self.roles.resolve(fs, &self.root, name, members, now)? {
-            Resolved::Files(roles) => roles,
+            Resolved::Files(mut roles) => {
+                if !relinked.is_empty() {
+                    roles.insert(LINKED.to_owned(), relinked);
+                    let version = Scan { members: members.clone(), roles: roles.clone(), ..Scan::default() }.version();
+                    if !asked && self.is_finished(name, None, Some(version)) {
+                        return Ok(Next::Known);
+                    }
+                }
+                roles
+            }
             Resolved::Settling(reason) => return Ok(Next::WaitRole(reason, false)),
             Resolved::Missing(reason) => return Ok(Next::WaitRole(reason, true)),
             Resolved::Refused(reason) => return Ok(Next::Reject(reason)),
@@ -224,7 +257,12 @@ impl Watcher {
         // All times in the future: the clocks disagree, and the present is the best guess.
         let last_byte_ms = if last_ns == 0 { complete_ms } else { ms(last_ns) };
         let (stream, root) = (self.watch.name.clone(), self.root.clone());
-        let scan = Scan { stream, name: name.to_string(), root, members, roles, last_byte_ms, complete_ms };
+        let quiet_ms = match self.watch.complete.rule {
+            Rule::Settled { quiet } => u64::try_from(quiet.as_millis()).unwrap_or(u64::MAX),
+            _ => 0,
+        };
+        let (name_text, linked) = (name.to_string(), Vec::new());
+        let scan = Scan { stream, name: name_text, root, members, roles, last_byte_ms, complete_ms, linked, quiet_ms };
         if let Some(s) = self.scans.get_mut(name) {
             s.lacks = None;
         }
@@ -307,13 +345,13 @@ impl Watcher {
         self.schedule(&name, now.mono);
     }
 
-    pub(super) fn done(&mut self, name: &str, version: InputVersion, now: Now) {
+    pub(super) fn done(&mut self, name: &str, version: InputVersion, linked: Vec<FileStamp>, now: Now) {
         let name: Arc<str> = name.into();
         let own = match self.scans.get(&name) {
             Some(scan) if scan.phase == Phase::Reported(version) => scan.own,
             _ => None,
         };
-        self.finish(&name, version, own);
+        self.finish(&name, version, own, linked);
         if own.is_some() {
             self.set_phase(&name, Phase::Known, now);
         } else if self.scans.get(&name).is_some_and(|s| !matches!(s.phase, Phase::Reported(_))) {

@@ -62,11 +62,14 @@ impl Watcher {
             return None;
         };
         let own = Scan { members: stamps, ..Scan::default() };
-        if before != Some(own.version()) {
+        let version = own.version();
+        let Ok(relinked) = self.relinked(name, version, fs) else { return Some(1.0) };
+        let same = self.scans.get(name).is_none_or(|s| s.relinked == relinked);
+        if before != Some(version) || !same {
             self.unsweep(name, now);
             return None;
         }
-        Some(own.members.len() as f64)
+        Some((own.members.len() + self.linked_files(name)) as f64)
     }
 
     fn unsweep(&mut self, name: &Arc<str>, now: Now) {

@@ -13,6 +13,7 @@ use super::scan::{FileStamp, InputVersion};
 use super::tree::Tree;
 use crate::campaign::Rule;
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,11 +87,15 @@ pub(super) struct Scanning {
     /// In one of the rings of the sweep.
     pub(super) swept: bool,
     pub(super) due: Option<Duration>,
+    /// Linked files that are not what they were for any earlier result, see [`Watcher::relinked`].
+    pub(super) relinked: Vec<FileStamp>,
 }
 
 struct Finished {
     version: InputVersion,
     own: Option<InputVersion>,
+    /// Files that its files linked to, as they were.
+    linked: Vec<FileStamp>,
 }
 
 #[derive(Default, Clone, PartialEq)]
@@ -133,7 +138,8 @@ impl Watcher {
         };
         let mut finished: HashMap<Arc<str>, Vec<Finished>> = HashMap::new();
         for k in known {
-            finished.entry(k.name.into()).or_default().push(Finished { version: k.version, own: k.own });
+            let one = Finished { version: k.version, own: k.own, linked: k.linked };
+            finished.entry(k.name.into()).or_default().push(one);
         }
         Self {
             roles: Roles::new(watch.roles.clone(), quiet),
@@ -256,11 +262,45 @@ impl Watcher {
         }
     }
 
-    pub(super) fn finish(&mut self, name: &Arc<str>, version: InputVersion, own: Option<InputVersion>) {
+    pub(super) fn finish(
+        &mut self,
+        name: &Arc<str>,
+        version: InputVersion,
+        own: Option<InputVersion>,
+        linked: Vec<FileStamp>,
+    ) {
         let all = self.finished.entry(name.clone()).or_default();
-        if !all.iter().any(|f| f.version == version && f.own == own) {
-            all.push(Finished { version, own });
+        if !all.iter().any(|f| f.version == version && f.own == own && f.linked == linked) {
+            all.push(Finished { version, own, linked });
         }
+    }
+
+    /// Files that a look at the links of a finished scan costs.
+    pub(super) fn linked_files(&self, name: &str) -> usize {
+        self.finished.get(name).map_or(0, |all| all.iter().map(|f| f.linked.len()).sum())
+    }
+
+    /// Files that results of these very files of a scan were read from through links, as they are now; none when some
+    /// result had them as they are. One that is gone changes nothing: it cannot be read now.
+    pub(super) fn relinked(&self, name: &str, own: InputVersion, fs: &mut dyn Listing) -> io::Result<Vec<FileStamp>> {
+        let Some(all) = self.finished.get(name) else { return Ok(Vec::new()) };
+        let mut seen = Vec::new();
+        for one in all.iter().filter(|f| f.own == Some(own) && !f.linked.is_empty()) {
+            seen.clear();
+            for file in &one.linked {
+                match fs.resolve(&file.path).and_then(|real| fs.stat(&real)) {
+                    Ok(meta) => seen.push(meta.stamp(file.path.clone())),
+                    Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                        return Ok(Vec::new());
+                    }
+                    Err(e) => return Err(e),
+                }
+            }
+            if seen == one.linked {
+                return Ok(Vec::new());
+            }
+        }
+        Ok(seen)
     }
 
     pub(super) fn is_finished(&self, name: &str, own: Option<InputVersion>, version: Option<InputVersion>) -> bool {
@@ -286,7 +326,7 @@ impl Watcher {
             if self.is_finished(name, None, Some(version)) {
                 return;
             }
-            self.finish(name, version, None);
+            self.finish(name, version, None, Vec::new());
         }
         self.rejected += 1;
         if self.rejected < REJECTED_MAX {

@@ -99,7 +99,7 @@ impl Technique for Noops {
         };
         let finish = task("finish".to_owned(), TaskKind::Finish);
         let stages = (0..stages).map(stage).collect();
-        Ok(Plan { preview: None, stages, finish, items: tasks as u64, unit: "tasks".to_owned() })
+        Ok(Plan { preview: None, stages, finish, items: tasks as u64, unit: "tasks".to_owned(), linked: Vec::new() })
     }
     fn load(&self, _: &TaskContext) -> Result<Payload, Fault> {
         Ok(Box::new(()))
@@ -203,6 +203,7 @@ fn scan(stream: &str, n: usize) -> Scan {
         roles: BTreeMap::new(),
         last_byte_ms: now_ms,
         complete_ms: now_ms,
+        ..Scan::default()
     }
 }
 

@@ -269,6 +269,7 @@ impl Disk {
             preview_s,
             items,
             pilot: self.me.pilot.clone(),
+            linked: records::watched(&scan.linked),
         };
         records::put_published(&*self.fs, &self.layout, &record)
     }

@@ -242,7 +242,14 @@ fn a_plan() -> crate::technique::plan::Plan {
     let task = |label: &str, kind| TaskSpec { label: label.into(), kind, params: vec![1], cost: 1.0, bytes_in: 0 };
     let tasks = vec![task("slab-0", TaskKind::Stage), task("slab-1", TaskKind::Stage)];
     let stages = vec![Stage { name: "slabs".into(), tasks, decide: None }];
-    Plan { preview: None, stages, finish: task("finish", TaskKind::Finish), items: 2, unit: "slices".into() }
+    Plan {
+        preview: None,
+        stages,
+        finish: task("finish", TaskKind::Finish),
+        items: 2,
+        unit: "slices".into(),
+        linked: Vec::new(),
+    }
 }
 
 /// What a pilot leaves that dies after one of two slabs.

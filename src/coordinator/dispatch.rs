@@ -243,6 +243,7 @@ impl Core {
             staging: c.staging.clone(),
             plan: Box::new(plan.clone()),
         });
+        job.scan.linked.clone_from(&plan.linked);
         job.plan = Some(plan);
         // Adopted plans are on disk already; without tasks to adopt there is nothing to save one for.
         let first = job.adopted.is_empty();

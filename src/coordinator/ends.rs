@@ -5,6 +5,7 @@
 use super::core::{Core, Ended, JOB};
 use super::event::*;
 use super::job::{Job, Phase};
+use crate::store::records::watched;
 
 impl Core {
     pub(super) fn publish(&mut self, now: Time, no: JobNo, after: u64) {
@@ -40,6 +41,7 @@ impl Core {
                 let late = now > job.deadline;
                 let items = items_of(job);
                 let preview_s = job.timeline.previewed.map(|t| t.since_s(job.timeline.last_byte));
+                let linked = watched(&job.scan.linked);
                 let busy = now.since_s(job.timeline.claimed);
                 let technique = self.streams[job.stream].technique.clone();
                 let workers = self.workers.len().max(1) as f64;
@@ -48,7 +50,7 @@ impl Core {
                 self.counts.late += u64::from(late);
                 let bundle = bundle.display().to_string();
                 self.record(Entry::Published { job: no.0, bundle: bundle.clone() });
-                self.tell(no, Verdict::Done);
+                self.tell(no, if linked.is_empty() { Verdict::Done } else { Verdict::DoneLinked(linked) });
                 self.remember(now, no, "published", &bundle, Some(lag), preview_s, items);
                 // The claim is kept: it and the bundle say who did it.
                 if let Some(job) = self.jobs.get_mut(&no) {

@@ -84,6 +84,7 @@ impl Core {
             roles: BTreeMap::new(),
             last_byte_ms: now.0 / 1000,
             complete_ms: now.0 / 1000,
+            ..Scan::default()
         };
         let mut job = Job::new(index, key, scan, Check::None, now);
         job.version = version;

@@ -339,7 +339,8 @@ fn command(stream: &str, name: &str, version: InputVersion, verdict: Verdict) ->
     match verdict {
         Verdict::NotYet(reason) => ArrivalCommand::NotYet { stream, name, reason },
         Verdict::Changed => ArrivalCommand::Changed { stream, name },
-        Verdict::Done => ArrivalCommand::Done { stream, name, version },
+        Verdict::Done => ArrivalCommand::Done { stream, name, version, linked: Vec::new() },
+        Verdict::DoneLinked(linked) => ArrivalCommand::Done { stream, name, version, linked },
     }
 }
 
@@ -386,12 +387,12 @@ pub fn known(fs: &dyn Fs, layout: &Layout) -> io::Result<Vec<Known>> {
     for p in records::all::<Published>(fs, layout, "published")? {
         let Some(version) = parse(&p.input_version) else { continue };
         let own = p.own_version.as_deref().and_then(parse);
-        known.push(Known { stream: p.stream, name: p.scan, version, own });
+        known.push(Known { stream: p.stream, name: p.scan, version, own, linked: p.linked });
     }
     for q in records::all::<Quarantined>(fs, layout, "quarantine")? {
         let Some(version) = q.input_version.as_deref().and_then(parse) else { continue };
         let own = q.own_version.as_deref().and_then(parse);
-        known.push(Known { stream: q.stream, name: q.scan, version, own });
+        known.push(Known { stream: q.stream, name: q.scan, version, own, linked: Vec::new() });
     }
     Ok(known)
 }

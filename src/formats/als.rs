@@ -15,10 +15,10 @@
 //!
 //! Energy is in eV; above 1 MeV it means that the monochromator was out: white beam.
 
-use super::data_exchange::scalar;
+use super::data_exchange::{needed_scalar, scalar};
 use super::h5::{H5, read_number, read_string};
 use super::links::{Lookup, lookup};
-use super::source::{FrameList, Parts};
+use super::source::{Awaited, FrameList, Parts};
 use super::stack::{FRAMES_MAX, FrameStack};
 use crate::technique::Fault;
 use hdf5::Group;
@@ -77,7 +77,7 @@ fn place(parts: &mut Parts, groups: Vec<(usize, FrameList)>) {
 /// Completes what [`super::data_exchange`] read when the file is one of 8.3.2's: how its flats lie, how its stage turns,
 /// what its energy means.
 pub(crate) fn complete(h5: &Rc<H5>, parts: &mut Parts) -> Result<(), Fault> {
-    let Some(cycle) = scalar(h5, &format!("{ACQUISITION}/flat_fields/i0cycle"))? else { return Ok(()) };
+    let Some(cycle) = needed_scalar(h5, &format!("{ACQUISITION}/flat_fields/i0cycle"))? else { return Ok(()) };
     parts.layout = "als-832";
     let count = parts.projections.frames.len();
     if let Ok(Some((angles, from))) = &mut parts.angles
@@ -104,7 +104,7 @@ pub(crate) fn complete(h5: &Rc<H5>, parts: &mut Parts) -> Result<(), Fault> {
         parts.notes.push(format!("num_angles says {stated} projections, there are {count}"));
     }
     let Some(flats) = parts.flats_before.clone() else { return Ok(()) };
-    let each = scalar(h5, &format!("{ACQUISITION}/flat_fields/num_flat_fields"))?.unwrap_or(0.0);
+    let each = needed_scalar(h5, &format!("{ACQUISITION}/flat_fields/num_flat_fields"))?.unwrap_or(0.0);
     let total = flats.frames.len();
     let whole = each >= 1.0 && each <= total as f64 && cycle >= 0.0 && each.fract() == 0.0;
     if !whole || !total.is_multiple_of(each as usize) {
@@ -203,7 +203,7 @@ fn read_group(h5: &Rc<H5>, group: &Group, name: &str) -> Result<Parts, Fault> {
         let mut stacks = Vec::new();
         for (_, member) in frames.iter().filter(|(n, _)| wanted(*n)) {
             let path = format!("/{name}/{member}");
-            let Lookup::Dataset(found) = lookup(h5, &path)? else {
+            let Lookup::Dataset(found) = lookup(h5, &path)?.promised()? else {
                 return Err(Fault::Input(format!("{at}: {member} is no dataset; a frame is missing")));
             };
             stacks.push(FrameStack::new(found, &path)?);
@@ -249,6 +249,7 @@ fn read_group(h5: &Rc<H5>, group: &Group, name: &str) -> Result<Parts, Fault> {
         pixel_size_cm,
         metadata,
         notes,
+        awaited: Awaited::default(),
     };
     let mut taken: Vec<usize> =
         frames.iter().filter_map(|(n, _)| if let Named::Flat { at, .. } = n { Some(*at) } else { None }).collect();

@@ -2,8 +2,9 @@
 //!
 //! Contract: degrees, finite, as many as projections; whatever is refused is named.
 
+use super::h5::Linked;
 use super::h5::{H5, attribute, read_numbers};
-use super::links::{Found, Lookup, lookup};
+use super::links::{Found, Lookup, awaited, lookup};
 use crate::technique::Fault;
 use std::path::Path;
 use std::rc::Rc;
@@ -34,19 +35,27 @@ pub(crate) fn from_dataset(found: &Found, name: &str) -> Result<Vec<f64>, Fault>
 }
 
 /// Angles from a companion: HDF5 (theta, rotation_angle) or text, one number a line, `#` comments.
-pub(crate) fn from_companion(file: &Path, root: &Path, count: usize) -> Result<Vec<f64>, Fault> {
+pub(crate) fn from_companion(file: &Path, root: &Path, count: usize, linked: &Linked) -> Result<Vec<f64>, Fault> {
     let at = file.display();
     let mut first = [0u8; 8];
     let mut opened = std::fs::File::open(file).map_err(|e| Fault::reading(file, &e))?;
     let got = std::io::Read::read(&mut opened, &mut first).map_err(|e| Fault::reading(file, &e))?;
     if first.get(..got) == Some(b"\x89HDF\r\n\x1a\n") {
-        let h5 = Rc::new(H5::open(file, root)?);
+        let h5 = Rc::new(H5::open_noting(file, root, linked)?);
+        let mut promised = None;
         for name in
             ["/exchange/theta", "/entry/sample/rotation_angle", "/entry1/tomo_entry/sample/rotation_angle", "/theta"]
         {
-            if let Lookup::Dataset(found) = lookup(&h5, name)? {
-                return from_dataset(&found, name);
+            match lookup(&h5, name)? {
+                Lookup::Dataset(found) => return from_dataset(&found, name),
+                Lookup::Awaited(why) => {
+                    promised.get_or_insert(why);
+                }
+                _ => {}
             }
+        }
+        if let Some(why) = promised {
+            return Err(awaited(&why));
         }
         return Err(Fault::Input(format!("{at}: no angles; expected /exchange/theta or /entry/sample/rotation_angle")));
     }
@@ -107,9 +116,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("angles.txt");
         std::fs::write(&file, "# degrees\n0\n0.5 # first\n\n1e0,\n").unwrap();
-        assert_eq!(from_companion(&file, dir.path(), 3).unwrap(), [0.0, 0.5, 1.0]);
+        assert_eq!(from_companion(&file, dir.path(), 3, &Linked::default()).unwrap(), [0.0, 0.5, 1.0]);
         std::fs::write(&file, "0\nhello\n").unwrap();
-        let fault = from_companion(&file, dir.path(), 2).unwrap_err().to_string();
+        let fault = from_companion(&file, dir.path(), 2, &Linked::default()).unwrap_err().to_string();
         assert!(fault.contains("angles.txt:2") && fault.contains("hello"), "{fault}");
     }
 

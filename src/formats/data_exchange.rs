@@ -12,7 +12,7 @@
 
 use super::h5::{H5, attribute, read_number, read_string};
 use super::links::{Lookup, lookup};
-use super::source::{FrameList, Parts};
+use super::source::{Awaited, FrameList, Parts};
 use super::stack::FrameStack;
 use super::{als, angles};
 use crate::technique::Fault;
@@ -21,27 +21,37 @@ use std::rc::Rc;
 
 /// Reads the layout; `None` when it is another one, with what was missing appended to `looked`.
 pub(crate) fn read(h5: &Rc<H5>, looked: &mut Vec<String>) -> Result<Option<Parts>, Fault> {
-    let projections = match lookup(h5, "/exchange/data")? {
+    let projections = match lookup(h5, "/exchange/data")?.promised()? {
         Lookup::Dataset(found) => FrameList::all(FrameStack::new(found, "/exchange/data")?),
         Lookup::Group => return Ok(None),
-        Lookup::Missing(why) => {
+        Lookup::Missing(why) | Lookup::Awaited(why) => {
             looked.push(why);
             return Ok(None);
         }
     };
     let count = projections.frames.len();
-    let optional = |name: &str| -> Result<Option<FrameList>, Fault> {
+    // Whether frames and angles that a link promises are needed, companions and the recipe say.
+    let mut awaited = Awaited::default();
+    let optional = |name: &str, awaited: &mut Option<String>| -> Result<Option<FrameList>, Fault> {
         match lookup(h5, name)? {
+            Lookup::Awaited(why) => {
+                *awaited = Some(why);
+                Ok(None)
+            }
             Lookup::Dataset(found) => FrameStack::new(found, name).map(|s| Some(FrameList::all(s))),
             _ => Ok(None),
         }
     };
     let mut notes = Vec::new();
-    let flats_before = optional("/exchange/data_white")?;
-    let darks = optional("/exchange/data_dark")?;
+    let flats_before = optional("/exchange/data_white", &mut awaited.flats)?;
+    let darks = optional("/exchange/data_dark", &mut awaited.darks)?;
     let angles = match lookup(h5, "/exchange/theta")? {
         Lookup::Dataset(found) => {
             angles::from_dataset(&found, "/exchange/theta").map(|a| Some((a, "/exchange/theta".to_owned())))
+        }
+        Lookup::Awaited(why) => {
+            awaited.angles = Some(why);
+            Ok(None)
         }
         _ => rotation(h5, count),
     };
@@ -58,6 +68,7 @@ pub(crate) fn read(h5: &Rc<H5>, looked: &mut Vec<String>) -> Result<Option<Parts
         pixel_size_cm,
         metadata,
         notes,
+        awaited,
     };
     als::complete(h5, &mut parts)?;
     Ok(Some(parts))
@@ -65,7 +76,7 @@ pub(crate) fn read(h5: &Rc<H5>, looked: &mut Vec<String>) -> Result<Option<Parts
 
 fn rotation(h5: &Rc<H5>, count: usize) -> Result<Option<(Vec<f64>, String)>, Fault> {
     const GROUP: &str = "/process/acquisition/rotation";
-    let number = |name: &str| scalar(h5, &format!("{GROUP}/{name}"));
+    let number = |name: &str| needed_scalar(h5, &format!("{GROUP}/{name}"));
     if let (Some(start), Some(step)) = (number("rotation_start")?, number("rotation_step")?) {
         let stated = number("num_angles")?.unwrap_or(count as f64);
         if stated != count as f64 {
@@ -105,6 +116,11 @@ const METADATA: [(&str, &str); 9] = [
 /// One number, if it is there.
 pub(crate) fn scalar(h5: &Rc<H5>, name: &str) -> Result<Option<f64>, Fault> {
     Ok(lookup(h5, name)?.dataset().and_then(|found| read_number(&found.dataset)))
+}
+
+/// One number on which the reading of frames or angles depends, if the file has it.
+pub(crate) fn needed_scalar(h5: &Rc<H5>, name: &str) -> Result<Option<f64>, Fault> {
+    Ok(lookup(h5, name)?.promised()?.dataset().and_then(|found| read_number(&found.dataset)))
 }
 
 /// The strings (and numbers with their units) that are there.

@@ -11,11 +11,31 @@
 //! - What is read here is small and bounded: one string of 1 KiB, or a list of numbers of a stated length.
 
 use super::superblock;
+use crate::arrivals::scan::FileStamp;
 use crate::technique::Fault;
 use hdf5::types::{FixedAscii, FixedUnicode, TypeDescriptor, VarLenAscii, VarLenUnicode};
 use hdf5::{Container, Dataset};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Files that were reached by links out of other files, each as it was before anything of it was read. Clones share one
+/// list.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Linked(Arc<Mutex<BTreeMap<PathBuf, FileStamp>>>);
+
+impl Linked {
+    /// The first stamp counts: a file that changes while it is opened again has changed.
+    fn note(&self, path: &Path, meta: &std::fs::Metadata) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.entry(path.to_owned()).or_insert_with(|| FileStamp::from_metadata(path, meta));
+    }
+
+    /// The stamps, sorted by path; paths absolute.
+    pub fn stamps(&self) -> Vec<FileStamp> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+}
 
 /// An open file and where its links may lead.
 pub(crate) struct H5 {
@@ -28,11 +48,25 @@ pub(crate) struct H5 {
     pub size: u64,
     /// For reading without the library.
     pub raw: Arc<std::fs::File>,
+    /// What links out of it, and out of these files in turn, led to so far.
+    pub linked: Linked,
 }
 
 impl H5 {
     /// Opens `path` for reading.
     pub fn open(path: &Path, root: &Path) -> Result<Self, Fault> {
+        Self::open_noting(path, root, &Linked::default())
+    }
+
+    /// Opens a file that a link in this one leads to, and notes it.
+    pub fn open_linked(&self, path: &Path) -> Result<Self, Fault> {
+        let meta = std::fs::metadata(path).map_err(|e| Fault::reading(path, &e))?;
+        self.linked.note(path, &meta);
+        Self::open_noting(path, &self.root, &self.linked)
+    }
+
+    /// Opens `path`; what its links lead to is noted in `linked`.
+    pub fn open_noting(path: &Path, root: &Path, linked: &Linked) -> Result<Self, Fault> {
         let root = root.canonicalize().map_err(|e| Fault::reading(root, &e))?;
         let resolved = path.canonicalize().map_err(|e| Fault::reading(path, &e))?;
         if !resolved.starts_with(&root) {
@@ -58,7 +92,7 @@ impl H5 {
                 ))
             })
         })?;
-        Ok(Self { file, path: resolved, root, size: meta.len(), raw: Arc::new(raw) })
+        Ok(Self { file, path: resolved, root, size: meta.len(), raw: Arc::new(raw), linked: linked.clone() })
     }
 }
 

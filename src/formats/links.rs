@@ -7,7 +7,10 @@
 //! Contract
 //! - Hard links are followed. Soft links are followed with at most [`HOPS`] hops. External links are
 //!   followed only to a regular file that resolves (symbolic links included) inside the root.
-//! - A link to something that does not exist is no error: it is [`Lookup::Missing`], with the reason.
+//! - A soft link to something that does not exist is no error: it is [`Lookup::Missing`], with the reason.
+//! - An external link whose file, or whose object in it, is not there is [`Lookup::Awaited`]: the file says that there is
+//!   such a thing, and it may still come. Whether it is needed, the caller knows.
+//! - Every file reached by an external link or as a virtual source is noted with its stamp in [`H5::linked`].
 //! - Datasets with external raw storage are refused. Virtual datasets are accepted when every source file
 //!   and dataset passes the same walk; sources that are not there yet are [`Fault::NotYet`], because the
 //!   library would silently read zeros for them.
@@ -44,6 +47,8 @@ pub(crate) enum Lookup {
     Group,
     /// Nothing, and why.
     Missing(String),
+    /// An external link leads there, but there is nothing yet, and why.
+    Awaited(String),
 }
 
 impl Lookup {
@@ -51,6 +56,22 @@ impl Lookup {
     pub fn dataset(self) -> Option<Found> {
         if let Self::Dataset(found) = self { Some(found) } else { None }
     }
+
+    /// The same, for what is needed when the file has it.
+    ///
+    /// # Errors
+    /// [`Fault::NotYet`] for what an external link promises.
+    pub fn promised(self) -> Result<Self, Fault> {
+        match self {
+            Self::Awaited(why) => Err(awaited(&why)),
+            other => Ok(other),
+        }
+    }
+}
+
+/// The fault of a thing that a link promises and that is not there.
+pub(crate) fn awaited(why: &str) -> Fault {
+    Fault::NotYet(format!("{why}; put the linked file there, or remove the link"))
 }
 
 /// Looks up `path` (absolute, `/`-separated) in `h5`.
@@ -65,8 +86,9 @@ pub(crate) fn lookup(h5: &Rc<H5>, path: &str) -> Result<Lookup, Fault> {
 fn lookup_at_depth(h5: &Rc<H5>, path: &str, depth: usize) -> Result<Lookup, Fault> {
     let root = group_of(h5);
     let Some(root) = root else { return Err(unreadable(h5, "/")) };
-    let mut walk = Walk { hops: 0 };
+    let mut walk = Walk { hops: 0, external: false };
     match walk.step(h5, root, path)? {
+        Step::Missing(why) if walk.external => Ok(Lookup::Awaited(why)),
         Step::Missing(why) => Ok(Lookup::Missing(why)),
         Step::Group => Ok(Lookup::Group),
         Step::Leaf(h5, group, name) => {
@@ -95,6 +117,8 @@ enum Step {
 
 struct Walk {
     hops: usize,
+    /// It went through an external link.
+    external: bool,
 }
 
 impl Walk {
@@ -130,11 +154,12 @@ impl Walk {
                 }
                 Some(Link::External { file, object }) => {
                     self.hop(h5, path)?;
+                    self.external = true;
                     let target = match resolve(h5, &file, path)? {
                         Ok(target) => target,
                         Err(why) => return Ok(Step::Missing(why)),
                     };
-                    let next = Rc::new(H5::open(&target, &h5.root)?);
+                    let next = Rc::new(h5.open_linked(&target)?);
                     let Some(top) = group_of(&next) else {
                         return Err(unreadable(&next, "/"));
                     };
@@ -187,7 +212,8 @@ fn resolve(h5: &H5, name: &str, path: &str) -> Result<Result<PathBuf, String>, F
     };
     for candidate in candidates {
         match candidate.canonicalize() {
-            Ok(found) if found.starts_with(&h5.root) => return Ok(Ok(found)),
+            // By the name the link gives: that may itself be a symbolic link, and lead elsewhere later.
+            Ok(found) if found.starts_with(&h5.root) => return Ok(Ok(candidate)),
             Ok(found) => return Err(escape(&found)),
             // Not there: nothing is opened, wherever the name points.
             Err(_) => {}
@@ -294,7 +320,7 @@ fn judge_storage(h5: &Rc<H5>, dataset: &Dataset, path: &str, depth: usize) -> Re
         } else {
             let target = resolve(h5, &file, path)?
                 .map_err(|why| Fault::NotYet(format!("{why}; a source of a virtual dataset is missing")))?;
-            Rc::new(H5::open(&target, &h5.root)?)
+            Rc::new(h5.open_linked(&target)?)
         };
         match lookup_at_depth(&inner, &format!("/{source}"), depth + 1)? {
             Lookup::Dataset(_) => {}

@@ -14,8 +14,8 @@
 use super::angles;
 use super::data_exchange::{pixel_size, strings};
 use super::h5::{H5, read_numbers};
-use super::links::{Found, Lookup, lookup};
-use super::source::{FrameList, Parts};
+use super::links::{Found, Lookup, awaited, lookup};
+use super::source::{Awaited, FrameList, Parts};
 use super::stack::FrameStack;
 use crate::technique::Fault;
 use std::rc::Rc;
@@ -69,23 +69,43 @@ const LAYOUTS: [Layout; 6] = [
 
 /// Reads the layout; `None` when it is another one, with what was missing appended to `looked`.
 pub(crate) fn read(h5: &Rc<H5>, looked: &mut Vec<String>) -> Result<Option<Parts>, Fault> {
+    // Some other layout may be whole: NeXus files have links that nobody needs.
+    let mut promised = None;
     for layout in &LAYOUTS {
-        let Lookup::Dataset(key) = lookup(h5, layout.key)? else { continue };
+        let key = match lookup(h5, layout.key)? {
+            Lookup::Dataset(key) => key,
+            Lookup::Awaited(why) => {
+                promised.get_or_insert(why);
+                continue;
+            }
+            _ => continue,
+        };
         match lookup(h5, layout.data)? {
             Lookup::Dataset(data) => return read_layout(h5, layout, data, &key).map(Some),
             Lookup::Group => looked.push(format!("{} is a group", layout.data)),
             Lookup::Missing(why) => looked.push(why),
+            Lookup::Awaited(why) => {
+                promised.get_or_insert(why);
+            }
         }
     }
-    Ok(None)
+    promised.map_or(Ok(None), |why| Err(awaited(&why)))
 }
 
 /// Frames of a companion whose key is `wanted` (1 flat, 2 dark); `None` when no layout here has a key. A file with a
 /// key means what it says: frames it does not mark so are never taken for calibration.
 pub(crate) fn marked_frames(h5: &Rc<H5>, wanted: f64) -> Result<Option<FrameList>, Fault> {
+    let mut promised = None;
     for layout in &LAYOUTS {
-        let Lookup::Dataset(key) = lookup(h5, layout.key)? else { continue };
-        let Lookup::Dataset(data) = lookup(h5, layout.data)? else { continue };
+        let (key, data) = match (lookup(h5, layout.key)?, lookup(h5, layout.data)?) {
+            (Lookup::Dataset(key), Lookup::Dataset(data)) => (key, data),
+            (Lookup::Awaited(why), Lookup::Dataset(_) | Lookup::Awaited(_))
+            | (Lookup::Dataset(_), Lookup::Awaited(why)) => {
+                promised.get_or_insert(why);
+                continue;
+            }
+            _ => continue,
+        };
         let stack = FrameStack::new(data, layout.data)?;
         let keys = read_numbers(&key.dataset, &key.h5.path, layout.key)?;
         let frames: Vec<usize> = (0..stack.frames.min(keys.len())).filter(|&i| keys[i] == wanted).collect();
@@ -98,7 +118,7 @@ pub(crate) fn marked_frames(h5: &Rc<H5>, wanted: f64) -> Result<Option<FrameList
         }
         return Ok(Some(FrameList { stack: Arc::new(stack), frames }));
     }
-    Ok(None)
+    promised.map_or(Ok(None), |why| Err(awaited(&why)))
 }
 
 fn read_layout(h5: &Rc<H5>, layout: &Layout, data: Found, key: &Found) -> Result<Parts, Fault> {
@@ -156,6 +176,7 @@ fn read_layout(h5: &Rc<H5>, layout: &Layout, data: Found, key: &Found) -> Result
         pixel_size_cm,
         metadata,
         notes,
+        awaited: Awaited::default(),
     })
 }
 
@@ -165,7 +186,7 @@ fn read_angles(
     frames: usize,
     projections: &[usize],
 ) -> Result<Option<(Vec<f64>, String)>, Fault> {
-    let mut looked = Vec::new();
+    let (mut looked, mut promised) = (Vec::new(), None);
     for name in layout.angles {
         match lookup(h5, name)? {
             Lookup::Dataset(found) => {
@@ -175,7 +196,13 @@ fn read_angles(
             }
             Lookup::Group => {}
             Lookup::Missing(why) => looked.push(why),
+            Lookup::Awaited(why) => {
+                promised.get_or_insert(why);
+            }
         }
+    }
+    if let Some(why) = promised {
+        return Err(awaited(&why));
     }
     // The layout demands angles per frame: guessing them would be wrong science.
     Err(Fault::Input(format!(

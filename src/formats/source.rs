@@ -8,11 +8,11 @@
 //! - Companion files in the roles `white`, `dark` and `angles` replace what the scan itself holds.
 //! - Sizes of all stacks agree, angles and projections agree in number.
 
-use super::h5::H5;
-use super::links::{Lookup, lookup};
+use super::h5::{H5, Linked};
+use super::links::{Lookup, awaited, lookup};
 use super::stack::{FrameStack, Sample, same_shape};
 use super::{als, angles, data_exchange, nxtomo, tiff_folder};
-use crate::arrivals::scan::Scan;
+use crate::arrivals::scan::{FileStamp, Scan};
 use crate::technique::Fault;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -157,6 +157,15 @@ pub(crate) struct Parts {
     pub pixel_size_cm: Option<f64>,
     pub metadata: BTreeMap<String, String>,
     pub notes: Vec<String>,
+    pub awaited: Awaited,
+}
+
+/// What external links promise and what is not there, in words: needed or not, that depends on companions and recipe.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Awaited {
+    pub flats: Option<String>,
+    pub darks: Option<String>,
+    pub angles: Option<String>,
 }
 
 /// A scan open for reading. Cheap to open again in each task.
@@ -173,6 +182,9 @@ pub struct TomoSource {
     pub flats_between: Vec<(usize, FrameList)>,
     /// Darks.
     pub darks: Option<FrameList>,
+    /// Files that links led to, as they were before they were read; paths absolute.
+    pub linked: Vec<FileStamp>,
+    awaited: Awaited,
 }
 
 impl TomoSource {
@@ -184,29 +196,39 @@ impl TomoSource {
     pub fn open(path: &Path, root: &Path, companions: &Companions) -> Result<Self, Fault> {
         let h5 = Rc::new(H5::open(path, root)?);
         let parts = read_parts(&h5)?;
-        Self::with_companions(&h5.path, &h5.root, parts, companions)
+        Self::with_companions(&h5.path, &h5.root, parts, companions, &h5.linked)
     }
 
-    fn with_companions(path: &Path, root: &Path, mut parts: Parts, companions: &Companions) -> Result<Self, Fault> {
+    fn with_companions(
+        path: &Path,
+        root: &Path,
+        mut parts: Parts,
+        companions: &Companions,
+        linked: &Linked,
+    ) -> Result<Self, Fault> {
         let beside = |file: &Path| -> PathBuf {
             // A companion may lie under another root of the campaign; its links then stay in its own folder.
             if file.starts_with(root) { root.to_owned() } else { file.parent().unwrap_or(file).to_owned() }
         };
         if let Some(file) = &companions.white {
-            let white = Rc::new(H5::open(file, &beside(file))?);
+            let white = Rc::new(H5::open_noting(file, &beside(file), linked)?);
+            parts.awaited.flats = None;
             parts.flats_before = Some(companion_frames(&white, Kind::White)?);
             parts.flats_after = None;
             parts.flats_between.clear();
         }
         if let Some(file) = &companions.dark {
-            let dark = Rc::new(H5::open(file, &beside(file))?);
+            let dark = Rc::new(H5::open_noting(file, &beside(file), linked)?);
+            parts.awaited.darks = None;
             parts.darks = Some(companion_frames(&dark, Kind::Dark)?);
         }
         if let Some(file) = &companions.angles {
             let count = parts.projections.frames.len();
-            parts.angles = Ok(Some((angles::from_companion(file, &beside(file), count)?, file.display().to_string())));
+            let angles = angles::from_companion(file, &beside(file), count, linked)?;
+            parts.angles = Ok(Some((angles, file.display().to_string())));
+            parts.awaited.angles = None;
         }
-        Self::assemble(path, parts)
+        Self::assemble(path, parts, linked.stamps())
     }
 
     /// Opens a [`Scan`]: its one HDF5 file (of several, the one NeXus master) or its TIFF files, with the companions in
@@ -218,14 +240,15 @@ impl TomoSource {
         let companions = Companions::of(scan);
         let files: Vec<PathBuf> = scan.member_paths().collect();
         if files.iter().any(|f| tiff_folder::is_tiff(f)) && !files.iter().any(|f| is_hdf5(f)) {
-            let parts = tiff_folder::read(&files, &scan.root, &scan.name, companions.angles.is_some())?;
+            let linked = Linked::default();
+            let parts = tiff_folder::read(&files, &scan.root, &scan.name, companions.angles.is_some(), &linked)?;
             let path = scan.root.join(&scan.name);
-            return Self::with_companions(&path, &scan.root, parts, &companions);
+            return Self::with_companions(&path, &scan.root, parts, &companions, &linked);
         }
         Self::open(&main_file(scan)?, &scan.root, &companions)
     }
 
-    fn assemble(path: &Path, parts: Parts) -> Result<Self, Fault> {
+    fn assemble(path: &Path, parts: Parts, linked: Vec<FileStamp>) -> Result<Self, Fault> {
         let at = path.display();
         let Parts {
             layout,
@@ -238,6 +261,7 @@ impl TomoSource {
             pixel_size_cm,
             metadata,
             mut notes,
+            awaited,
         } = parts;
         let stack = Arc::clone(&projections.stack);
         let (rows, columns) = (stack.rows, stack.columns);
@@ -296,6 +320,8 @@ impl TomoSource {
             flats_after: kept(flats_after),
             flats_between,
             darks: kept(darks),
+            linked,
+            awaited,
         })
     }
 
@@ -308,11 +334,22 @@ impl TomoSource {
             .chain(&self.darks)
     }
 
-    /// Refuses a scan without flat fields.
+    /// Waits for angles that a link promises. Not for who has others: a companion, or the recipe.
     ///
     /// # Errors
-    /// [`Fault::Input`] naming what was looked for.
+    /// [`Fault::NotYet`] naming the linked file.
+    pub fn check_angles(&self) -> Result<(), Fault> {
+        self.awaited.angles.as_ref().map_or(Ok(()), |why| Err(awaited(why)))
+    }
+
+    /// Refuses a scan without flat fields, and waits for flats and darks that a link promises.
+    ///
+    /// # Errors
+    /// [`Fault::Input`] naming what was looked for, [`Fault::NotYet`] naming the linked file.
     pub fn check_flats(&self) -> Result<(), Fault> {
+        if let Some(why) = self.awaited.flats.as_ref().or(self.awaited.darks.as_ref()) {
+            return Err(awaited(why));
+        }
         if self.flats_before.is_some() || self.flats_after.is_some() || !self.flats_between.is_empty() {
             return Ok(());
         }
@@ -386,7 +423,7 @@ fn companion_frames(h5: &Rc<H5>, kind: Kind) -> Result<FrameList, Fault> {
         Kind::White => "/exchange/data_white",
         Kind::Dark => "/exchange/data_dark",
     };
-    if let Lookup::Dataset(found) = lookup(h5, own)? {
+    if let Lookup::Dataset(found) = lookup(h5, own)?.promised()? {
         return Ok(FrameList::all(FrameStack::new(found, own)?));
     }
     let wanted = match kind {
@@ -398,7 +435,7 @@ fn companion_frames(h5: &Rc<H5>, kind: Kind) -> Result<FrameList, Fault> {
     }
     for plain in ["/exchange/data", "/entry/data/data", "/entry/instrument/detector/data", "/entry1/data/data", "/data"]
     {
-        if let Lookup::Dataset(found) = lookup(h5, plain)? {
+        if let Lookup::Dataset(found) = lookup(h5, plain)?.promised()? {
             return Ok(FrameList::all(FrameStack::new(found, plain)?));
         }
     }

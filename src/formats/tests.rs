@@ -77,7 +77,8 @@ fn replace(file: &hdf5::File, name: &str, data: &Array3<u16>) {
 }
 
 fn fault(made: &(TempDir, PathBuf)) -> Fault {
-    match open(&made.1, made.0.path()).and_then(|s| probe::check(&s).and_then(|()| s.check_flats())) {
+    let checks = |s: TomoSource| probe::check(&s).and_then(|()| s.check_flats()).and_then(|()| s.check_angles());
+    match open(&made.1, made.0.path()).and_then(checks) {
         Err(fault) => fault,
         Ok(()) => panic!("accepted"),
     }
@@ -215,7 +216,7 @@ fn a_file_cut_anywhere_is_not_there_yet_and_nothing_hangs() {
 }
 
 #[test]
-fn links_out_of_the_root_are_refused_and_dangling_ones_tolerated() {
+fn links_out_of_the_root_are_refused_and_dangling_ones_awaited() {
     let outside = small(|_| {});
     let target = outside.1.to_str().unwrap().to_owned();
     let linked = |name: &'static str, to: &str, object: &'static str| {
@@ -227,10 +228,34 @@ fn links_out_of_the_root_are_refused_and_dangling_ones_tolerated() {
     };
     refused(&linked("/exchange/data", &target, "/exchange/data"), &["outside the watch root"]);
     refused(&linked("/exchange/data_dark", &target, "/exchange/data_dark"), &["outside the watch root"]);
-    // A dangling link to the darks leaves a scan without darks, which is accepted with a note.
-    let made = linked("/exchange/data_dark", "gone.h5", "/exchange/data_dark");
-    assert!(open(&made.1, made.0.path()).unwrap().header.notes[0].contains("no dark"));
-    refused(&linked("/exchange/data", "gone.h5", "/exchange/data"), &["gone.h5", "does not exist"]);
+    // What a link promises is waited for, be it the file or the object in it that is not there.
+    for name in ["/exchange/data", "/exchange/data_white", "/exchange/data_dark", "/exchange/theta"] {
+        let made = linked(name, "gone.h5", name);
+        let text = fault(&made).to_string();
+        assert!(matches!(fault(&made), Fault::NotYet(_)) && text.contains("gone.h5, which does not exist"), "{text}");
+        hdf5::File::create(made.0.path().join("gone.h5")).unwrap().close().unwrap();
+        assert!(matches!(fault(&made), Fault::NotYet(_)), "{name}");
+        std::fs::copy(&outside.1, made.0.path().join("gone.h5")).unwrap();
+        let source = open(&made.1, made.0.path()).unwrap();
+        source.check_angles().and_then(|()| source.check_flats()).unwrap();
+        let stamps: Vec<_> = source.linked.iter().map(|s| s.path.file_name().unwrap().to_owned()).collect();
+        assert_eq!(stamps, ["gone.h5"], "{name}");
+    }
+    // Unless a companion makes it needless; and nobody needs a title.
+    let made = linked("/exchange/data_white", "gone.h5", "/exchange/data_white");
+    let companions = Companions { white: Some(made.0.path().join("white.h5")), ..Companions::default() };
+    std::fs::copy(&outside.1, made.0.path().join("white.h5")).unwrap();
+    TomoSource::open(&made.1, made.0.path(), &companions).unwrap().check_flats().unwrap();
+    let made = linked("/exchange/title", "gone.h5", "/exchange/title");
+    let source = open(&made.1, made.0.path()).unwrap();
+    assert!(source.check_flats().is_ok() && source.linked.is_empty());
+    // A soft link to nothing promises nothing.
+    let made = small(|f| {
+        f.unlink("/exchange/data_dark").unwrap();
+        f.link_soft("/nowhere", "/exchange/data_dark").unwrap();
+    });
+    let source = open(&made.1, made.0.path()).unwrap();
+    assert!(source.check_flats().is_ok() && source.header.notes[0].contains("no dark"));
     // A symbolic link beside the scan does not help.
     let made = linked("/exchange/data", "beside.h5", "/exchange/data");
     std::os::unix::fs::symlink(&outside.1, made.0.path().join("beside.h5")).unwrap();

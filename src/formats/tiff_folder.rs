@@ -10,7 +10,8 @@
 //! - Every file resolves (symbolic links included) inside the root.
 
 use super::angles;
-use super::source::{FrameList, Parts};
+use super::h5::Linked;
+use super::source::{Awaited, FrameList, Parts};
 use super::stack::FrameStack;
 use super::tiff::FILES_MAX;
 use crate::technique::Fault;
@@ -64,7 +65,13 @@ fn natural(path: &Path) -> Vec<(bool, u64, String)> {
 ///
 /// # Errors
 /// As [`super::source::TomoSource::open`].
-pub(crate) fn read(files: &[PathBuf], root: &Path, name: &str, given_angles: bool) -> Result<Parts, Fault> {
+pub(crate) fn read(
+    files: &[PathBuf],
+    root: &Path,
+    name: &str,
+    given_angles: bool,
+    linked: &Linked,
+) -> Result<Parts, Fault> {
     let root = root.canonicalize().map_err(|e| Fault::reading(root, &e))?;
     let mut frames: Vec<&PathBuf> = files.iter().filter(|f| is_tiff(f)).take(FILES_MAX).collect();
     frames.sort_by_cached_key(|f| natural(f));
@@ -98,7 +105,7 @@ pub(crate) fn read(files: &[PathBuf], root: &Path, name: &str, given_angles: boo
     };
     let count = projections.len();
     let projections = FrameList::all(FrameStack::tiff(projections, "projections")?);
-    let angles = if given_angles { Ok(None) } else { angles_of(files, &root, count, &common) };
+    let angles = if given_angles { Ok(None) } else { angles_of(files, &root, count, &common, linked) };
     Ok(Parts {
         layout: "tiff",
         projections,
@@ -110,6 +117,7 @@ pub(crate) fn read(files: &[PathBuf], root: &Path, name: &str, given_angles: boo
         pixel_size_cm: None,
         metadata: BTreeMap::from([("title".to_owned(), name.to_owned())]),
         notes: Vec::new(),
+        awaited: Awaited::default(),
     })
 }
 
@@ -126,7 +134,13 @@ fn common_folder(files: &[&PathBuf]) -> PathBuf {
     common
 }
 
-fn angles_of(files: &[PathBuf], root: &Path, count: usize, at: &Path) -> Result<Option<(Vec<f64>, String)>, Fault> {
+fn angles_of(
+    files: &[PathBuf],
+    root: &Path,
+    count: usize,
+    at: &Path,
+    linked: &Linked,
+) -> Result<Option<(Vec<f64>, String)>, Fault> {
     let named = |f: &&PathBuf| {
         let name = f.file_name().map(|n| n.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
         !is_tiff(f) && (name.contains("angle") || name.contains("theta"))
@@ -138,7 +152,7 @@ fn angles_of(files: &[PathBuf], root: &Path, count: usize, at: &Path) -> Result<
             if !real.starts_with(root) {
                 return Err(Fault::Input(format!("{}: leads outside the watch root", file.display())));
             }
-            Ok(Some((angles::from_companion(&real, root, count)?, file.display().to_string())))
+            Ok(Some((angles::from_companion(&real, root, count, linked)?, file.display().to_string())))
         }
         [] => Err(Fault::Input(format!(
             "{}: no rotation angles: no file with `angle` or `theta` in its name; write angles.txt with one number in degrees a line, or give the role `angles`",

@@ -18,7 +18,7 @@ pub const VERSION: u32 = 1;
 /// One input file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InputFile {
-    /// Relative to the watch root for the scan's own files, absolute for companions.
+    /// Relative to the watch root for the scan's own files, absolute for companions and linked files.
     pub path: String,
     /// Bytes.
     pub bytes: u64,
@@ -41,6 +41,9 @@ pub struct Input {
     pub files: Vec<InputFile>,
     /// Companions by role.
     pub roles: BTreeMap<String, Vec<InputFile>>,
+    /// Files reached by links inside the others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub linked: Vec<InputFile>,
     /// When its last byte arrived, milliseconds since the epoch.
     pub last_byte_ms: u64,
     /// When it was found complete, milliseconds since the epoch.

@@ -5,7 +5,7 @@
 //! file and folder of staging is synced; the rename that publishes it is the coordinator's.
 
 use super::manifest::*;
-use crate::arrivals::scan::FileStamp;
+use crate::arrivals::scan::{FileStamp, LINKED};
 use crate::technique::TaskContext;
 use crate::technique::plan::{Fault, OutputFile, TaskOutput, Timings};
 use sha2::{Digest, Sha256};
@@ -128,6 +128,8 @@ fn manifest(ctx: &TaskContext, output: &TaskOutput) -> Result<Manifest, Fault> {
         timings: r.output.timings,
     };
     let scan = &job.scan;
+    // Linked files have a list of their own.
+    let roles = scan.roles.iter().filter(|(role, _)| *role != LINKED);
     Ok(Manifest {
         manifest_version: VERSION,
         key: job.key.clone(),
@@ -139,7 +141,8 @@ fn manifest(ctx: &TaskContext, output: &TaskOutput) -> Result<Manifest, Fault> {
             version: scan.version().to_string(),
             root: scan.root.display().to_string(),
             files: scan.members.iter().map(input_file).collect(),
-            roles: scan.roles.iter().map(|(r, f)| (r.clone(), f.iter().map(input_file).collect())).collect(),
+            roles: roles.map(|(r, f)| (r.clone(), f.iter().map(input_file).collect())).collect(),
+            linked: scan.linked.iter().map(input_file).collect(),
             last_byte_ms: scan.last_byte_ms,
             complete_ms: scan.complete_ms,
         },

@@ -41,6 +41,7 @@ pub fn plan(stages: &[usize]) -> Plan {
         finish: task("finish".into(), TaskKind::Finish),
         items: 8,
         unit: "slices".into(),
+        linked: Vec::new(),
     }
 }
 

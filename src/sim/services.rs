@@ -156,6 +156,7 @@ impl World {
             roles: BTreeMap::new(),
             last_byte_ms,
             complete_ms: last_byte_ms + 2000,
+            ..Scan::default()
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::fs::{Fs, replace};
 use super::layout::Layout;
-use crate::arrivals::scan::escape;
+use crate::arrivals::scan::{FileStamp, escape};
 use crate::coordinator::event::Lag;
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -40,6 +40,9 @@ pub struct Published {
     pub items: String,
     /// Pilot that published it.
     pub pilot: String,
+    /// Files its files link to, see [`watched`]; their later change makes another version.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub linked: Vec<FileStamp>,
 }
 
 /// A quarantined job.
@@ -61,6 +64,15 @@ pub struct Quarantined {
     pub at_ms: u64,
     /// Pilot.
     pub pilot: String,
+}
+
+/// Room for linked files in a record, bytes: records are small.
+const LINKED_BYTES: usize = 128 << 10;
+
+/// The linked files that go into a record: all of them, or none when they are too many (about 500).
+pub fn watched(linked: &[FileStamp]) -> Vec<FileStamp> {
+    let bytes: usize = linked.iter().map(|s| s.path.as_os_str().len() + 200).sum();
+    if bytes <= LINKED_BYTES { linked.to_vec() } else { Vec::new() }
 }
 
 /// Writes a published record.

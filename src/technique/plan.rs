@@ -3,7 +3,7 @@
 //! Contract: nothing here holds a pixel. Everything is small, serialisable by bincode (the wire) and
 //! serde_json (manifests), and means the same on every rank.
 
-use crate::arrivals::scan::Scan;
+use crate::arrivals::scan::{FileStamp, Scan};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -67,6 +67,9 @@ pub struct Plan {
     pub items: u64,
     /// The unit of `items`: `slices`, `points`, ….
     pub unit: String,
+    /// Files reached by links inside the scan's files, as they were before anything of them was read; paths absolute.
+    /// They belong to the input from here on.
+    pub linked: Vec<FileStamp>,
 }
 
 impl JobContext {

@@ -68,7 +68,11 @@ impl Technique for Fake {
     }
     fn plan(&self, ctx: &TaskContext) -> Result<Plan, Fault> {
         let finish = ctx.task.clone();
-        self.phase(ctx, "plan", Plan { preview: None, stages: vec![], finish, items: 3, unit: "slices".into() })
+        self.phase(
+            ctx,
+            "plan",
+            Plan { preview: None, stages: vec![], finish, items: 3, unit: "slices".into(), linked: Vec::new() },
+        )
     }
     fn load(&self, ctx: &TaskContext) -> Result<Payload, Fault> {
         self.phase(ctx, "load", Box::new(1u32))
@@ -139,7 +143,7 @@ impl Rig {
         JobContext {
             job,
             key: "scan".into(),
-            scan: Scan { stream, name, root, members, roles, last_byte_ms: 0, complete_ms: 0 },
+            scan: Scan { stream, name, root, members, roles, ..Scan::default() },
             technique: "fake".into(),
             recipe: "{}".into(),
             staging: PathBuf::new(),

@@ -152,6 +152,37 @@ pub fn a_rewritten_scan_is_a_new_version(launcher: Launcher) {
     assert_checksums(&rig.path("out/s/a~2"));
 }
 
+/// Files that a scan links to are waited for, belong to its input, and make another version when they change.
+pub fn linked_files_belong_to_the_input(launcher: Launcher) {
+    let rig = Rig::new(launcher, "");
+    std::fs::create_dir_all(rig.path("in")).unwrap();
+    let master = hdf5::File::create(rig.path("in/a.h5")).unwrap();
+    master.create_group("exchange").unwrap();
+    for name in ["data", "data_white", "data_dark", "theta"] {
+        let name = format!("/exchange/{name}");
+        master.link_external("a.frames", &name, &name).unwrap();
+    }
+    master.close().unwrap();
+    let mut pilot = rig.start(&[]);
+    rig.wait("the link is waited for", || pilot.log().contains("a.frames"));
+    assert!(rig.quarantined().is_empty() && rig.published().is_empty());
+    rig.synth("aside.h5", &["--seed", "1"]);
+    std::fs::rename(rig.path("aside.h5"), rig.path("in/a.frames")).unwrap();
+    rig.wait_published("a.h5", 1);
+    assert_eq!(pilot.drain(), Some(0), "{}", pilot.log());
+    assert_eq!(rig.once().0, Some(0));
+    assert_eq!(rig.published()["a.h5"].len(), 1, "nothing changed");
+    rig.synth("in/a.frames", &["--seed", "2"]);
+    assert_eq!(rig.once().0, Some(0));
+    assert_eq!(rig.published()["a.h5"].len(), 2);
+    let inputs = ["a", "a~2"].map(|b| manifest(&rig.path(&format!("out/s/{b}")))["input"].clone());
+    assert_ne!(inputs[0]["version"], inputs[1]["version"]);
+    assert!(inputs.iter().all(|i| i["linked"][0]["path"].as_str().unwrap().ends_with("/in/a.frames")));
+    assert_ne!(volume(&rig.path("out/s/a/recon.h5")), volume(&rig.path("out/s/a~2/recon.h5")));
+    assert_eq!(rig.once().0, Some(0));
+    assert_eq!(rig.published()["a.h5"].len(), 2);
+}
+
 /// Two pilots on one campaign at once: every scan is published exactly once.
 pub fn two_pilots_share_a_campaign(launcher: Launcher) {
     let rig = Rig::new(launcher, "");

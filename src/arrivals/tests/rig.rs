@@ -254,7 +254,12 @@ impl Rig {
     }
 
     pub fn done(&mut self, scan: &scan::Scan) {
-        self.obey(ArrivalCommand::Done { stream: "s".into(), name: scan.name.clone(), version: scan.version() });
+        self.obey(ArrivalCommand::Done {
+            stream: "s".into(),
+            name: scan.name.clone(),
+            version: scan.version(),
+            linked: scan.linked.clone(),
+        });
     }
 
     pub fn wall(&self) -> SystemTime {

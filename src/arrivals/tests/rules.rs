@@ -242,11 +242,60 @@ fn the_latest_dark_before_the_scan() {
         name: s.name.clone(),
         version: s.version(),
         own: Some(s.own_version()),
+        linked: s.linked.clone(),
     };
     let known: Vec<Known> = r.scans.iter().map(known).collect();
     r.fs.remove("darks/d1.h5");
     r.restart(known, None);
     r.expect(100.0, &[]);
+}
+
+#[test]
+fn a_linked_file_that_changes_makes_a_new_version() {
+    let mut r = rig("");
+    r.fs.write("a.h5", 1);
+    r.fs.write("b.h5", 1);
+    r.fs.write("../frames.raw", 1);
+    r.expect(20.0, &["complete a.h5", "complete b.h5"]);
+    // Planning finds the link; one that was not there then is not missed.
+    for mut scan in r.scans.clone() {
+        let path = Path::new("/w/frames.raw");
+        let linked = listing::Listing::stat(&mut r.fs, path).unwrap().stamp(path);
+        scan.linked = if scan.name == "a.h5" { vec![linked] } else { Vec::new() };
+        r.done(&scan);
+        r.scans.retain(|s| s.name != scan.name);
+        r.scans.push(scan);
+    }
+    let first = r.scans.iter().find(|s| s.name == "a.h5").unwrap().clone();
+    r.expect(300.0, &[]);
+    // Its rewrite settles as a scan's own would.
+    r.fs.write("../frames.raw", 2);
+    r.run(3.0);
+    r.fs.write("../frames.raw", 3);
+    r.expect(100.0, &["complete a.h5"]);
+    let second = r.scan();
+    assert_ne!(second.version(), first.version());
+    assert_eq!((second.own_version(), second.roles[scan::LINKED].len()), (first.own_version(), 1));
+    let mut done = second.clone();
+    done.linked.clone_from(&second.roles[scan::LINKED]);
+    r.done(&done);
+    r.expect(300.0, &[]);
+    // Gone is no change.
+    r.fs.remove("../frames.raw");
+    r.expect(300.0, &[]);
+    // A pilot that starts later knows it from the records.
+    r.fs.write("../frames.raw", 4);
+    let known = [first, done].map(|s| Known {
+        stream: "s".into(),
+        name: s.name.clone(),
+        version: s.version(),
+        own: Some(s.own_version()),
+        linked: s.linked.clone(),
+    });
+    let b = r.scans.iter().find(|s| s.name == "b.h5").map(scan::Scan::version).unwrap();
+    r.restart(known.to_vec(), None);
+    r.obey(ArrivalCommand::Done { stream: "s".into(), name: "b.h5".into(), version: b, linked: vec![] });
+    r.expect(100.0, &["complete a.h5"]);
 }
 
 #[test]
@@ -278,7 +327,7 @@ fn what_is_known_or_old_is_not_reported_again() {
     r.run(10.0);
     assert_eq!(r.heard().len(), 2);
     let a = r.scans.iter().find(|s| s.name == "a.h5").unwrap().clone();
-    let known = Known { stream: "s".into(), name: a.name.clone(), version: a.version(), own: None };
+    let known = Known { stream: "s".into(), name: a.name.clone(), version: a.version(), own: None, linked: vec![] };
     r.restart(vec![known.clone()], None);
     r.expect(100.0, &["complete b.h5"]);
     r.fs.write("a.h5", 2);
@@ -300,7 +349,7 @@ fn another_pilot_was_first() {
     let version = r.scan().version();
     r.restart(Vec::new(), None);
     r.run(2.0);
-    r.obey(ArrivalCommand::Done { stream: "s".into(), name: "a.h5".into(), version });
+    r.obey(ArrivalCommand::Done { stream: "s".into(), name: "a.h5".into(), version, linked: vec![] });
     r.expect(100.0, &[]);
 }
 

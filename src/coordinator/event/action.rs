@@ -1,7 +1,7 @@
 //! What the core orders.
 
 use super::{AttemptNo, Entry, JobNo, Timeline};
-use crate::arrivals::scan::{InputVersion, Scan};
+use crate::arrivals::scan::{FileStamp, InputVersion, Scan};
 use crate::technique::plan::{JobContext, Plan, TaskSpec};
 use crate::transport::WorkerId;
 use std::path::PathBuf;
@@ -15,6 +15,8 @@ pub enum Verdict {
     Changed,
     /// Published or in quarantine: only the slow sweep looks at it from now on.
     Done,
+    /// The same, of a scan whose files link to these: they are looked at with it.
+    DoneLinked(Vec<FileStamp>),
 }
 
 /// Orders.

@@ -30,6 +30,7 @@ pub fn scan(stream: &str, name: &str, version: u64, at_s: u64) -> Scan {
         roles: BTreeMap::new(),
         last_byte_ms: at_s * 1000,
         complete_ms: at_s * 1000 + 500,
+        ..Scan::default()
     }
 }
 
@@ -50,6 +51,7 @@ pub fn plan(stages: &[usize]) -> Plan {
         finish: task("finish", TaskKind::Finish),
         items: 8,
         unit: "slices".into(),
+        linked: Vec::new(),
     }
 }
 

@@ -145,6 +145,7 @@ impl Technique for Command {
             preview,
             items: tasks.len() as u64,
             unit: recipe.unit,
+            linked: Vec::new(),
             stages: vec![Stage { name: name.to_owned(), tasks, decide: None }],
             finish: Work::Finish.spec("finish", TaskKind::Finish, 1.0, 0)?,
         })

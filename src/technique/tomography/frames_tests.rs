@@ -100,7 +100,14 @@ impl Job {
         };
         let mut job = Self {
             context,
-            plan: Plan { preview: None, stages: vec![], finish: noop(), items: 0, unit: String::new() },
+            plan: Plan {
+                preview: None,
+                stages: vec![],
+                finish: noop(),
+                items: 0,
+                unit: String::new(),
+                linked: Vec::new(),
+            },
         };
         job.plan = Tomography.plan(&job.task(noop())).unwrap();
         job

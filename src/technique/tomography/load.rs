@@ -6,10 +6,12 @@
 use super::chain::RawRows;
 use super::paganin::Optics;
 use super::recipe::Recipe;
+use crate::arrivals::scan::{FileStamp, Scan};
 use crate::formats::{FrameList, TomoSource, stack::Sample};
 use crate::technique::{Fault, TaskContext};
 use ndarray::Array3;
 use std::ops::Range;
+use std::time::SystemTime;
 
 /// The scan of a task, open, with the recipe's angles and pixel size in place of its own.
 pub struct Opened {
@@ -31,6 +33,9 @@ pub fn open(ctx: &TaskContext, recipe: &Recipe) -> Result<Opened, Fault> {
     let mut source = TomoSource::of(&ctx.job.scan)?;
     if recipe.normalize {
         source.check_flats()?;
+    }
+    if recipe.angles.is_none() {
+        source.check_angles()?;
     }
     let header = &mut source.header;
     if let Some(rule) = recipe.angles {
@@ -132,6 +137,32 @@ pub(crate) fn flats(source: &TomoSource) -> Vec<(f64, &FrameList)> {
     flats.extend(source.flats_between.iter().map(|(at, l)| (*at as f64, l)));
     flats.sort_by(|a, b| a.0.total_cmp(&b.0));
     flats
+}
+
+/// Linked files that arrivals do not watch must stand still as long as the scan itself, by their change times.
+///
+/// # Errors
+/// [`Fault::NotYet`] naming the file that changed last.
+pub(crate) fn settled(scan: &Scan, linked: &[FileStamp]) -> Result<(), Fault> {
+    let Some(last) = linked.iter().max_by_key(|s| s.ctime_ns).filter(|_| scan.quiet_ms > 0) else { return Ok(()) };
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let now_ms = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
+    let age_ms = now_ms.saturating_sub(last.ctime_ns / 1_000_000);
+    if age_ms >= i64::try_from(scan.quiet_ms).unwrap_or(i64::MAX) {
+        return Ok(());
+    }
+    Err(Fault::NotYet(format!(
+        "{}, to which the scan links, changed {:.1} s ago, less than the quiet time of {} s",
+        last.path.display(),
+        age_ms.max(0) as f64 / 1e3,
+        scan.quiet_ms as f64 / 1e3
+    )))
+}
+
+/// Linked files that are no files of the scan anyway.
+pub(crate) fn linked(opened: &Opened, scan: &Scan) -> Vec<FileStamp> {
+    let own = |s: &FileStamp| scan.members.iter().any(|m| FileStamp { path: s.path.clone(), ..m.clone() } == *s);
+    opened.source.linked.iter().filter(|s| !own(s)).cloned().collect()
 }
 
 /// Compares the scan's files with their stamps.

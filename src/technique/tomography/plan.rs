@@ -12,6 +12,7 @@ use super::locate;
 use super::outputs;
 use super::recipe::{Algorithm, Center, Recipe};
 use super::slab;
+use crate::arrivals::scan::Scan;
 use crate::technique::{Fault, Plan, Resources, Stage, TaskKind, TaskSpec};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
@@ -128,7 +129,7 @@ fn center_rows(rows: usize) -> Vec<usize> {
 }
 
 /// The plan of an open scan.
-pub(crate) fn plan(opened: &Opened, recipe: &Recipe, resources: &Resources) -> Result<Plan, Fault> {
+pub(crate) fn plan(opened: &Opened, scan: &Scan, recipe: &Recipe, resources: &Resources) -> Result<Plan, Fault> {
     let resources = &bounded(recipe, resources);
     let header = &opened.source.header;
     let wanted = load::wanted_rows(opened, recipe)?;
@@ -209,6 +210,7 @@ pub(crate) fn plan(opened: &Opened, recipe: &Recipe, resources: &Resources) -> R
         finish: finish.spec("finish".into(), TaskKind::Finish, 1.0, 0)?,
         items: rows as u64,
         unit: "slices".into(),
+        linked: load::linked(opened, scan),
     })
 }
 

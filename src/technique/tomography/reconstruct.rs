@@ -179,6 +179,7 @@ pub(crate) fn scan_of(
         roles: found,
         last_byte_ms,
         complete_ms: last_byte_ms,
+        ..Scan::default()
     })
 }
 

@@ -123,6 +123,10 @@ impl Technique for Tomography {
         if recipe.normalize {
             source.check_flats()?;
         }
+        if recipe.angles.is_none() {
+            source.check_angles()?;
+        }
+        load::settled(&ctx.job.scan, &source.linked)?;
         Ok(Inspection { summary: source.header.summary() })
     }
 
@@ -132,7 +136,8 @@ impl Technique for Tomography {
         for list in opened.source.lists() {
             list.stack.check_allocated()?;
         }
-        let plan = plan::plan(&opened, &recipe, &ctx.job.resources)?;
+        load::settled(&ctx.job.scan, &opened.source.linked)?;
+        let plan = plan::plan(&opened, &ctx.job.scan, &recipe, &ctx.job.resources)?;
         load::unchanged(ctx)?;
         Ok(plan)
     }
