@@ -106,6 +106,21 @@ fn a_stale_heartbeat_stops_publication() {
 }
 
 #[test]
+fn a_linked_file_is_compared_before_publication_and_recorded() {
+    let mut rig = rig();
+    let path = rig.root().join("frames.h5");
+    std::fs::write(&path, b"frames").unwrap();
+    let (generation, staging) = rig.claim(&rig.disk);
+    rig.scan.linked = vec![rig.disk.fs.stat(&path).unwrap()];
+    std::fs::write(&path, b"more frames").unwrap();
+    assert_eq!(rig.publish(&rig.disk, generation, &staging), PublishOutcome::Changed);
+    rig.scan.linked = vec![rig.disk.fs.stat(&path).unwrap()];
+    assert!(matches!(rig.publish(&rig.disk, generation, &staging), PublishOutcome::Done { .. }));
+    let record: Published = records::one(&*rig.disk.fs, &rig.disk.layout, "published", KEY).unwrap();
+    assert_eq!((record.linked.len(), &record.linked[0].path), (1, &path));
+}
+
+#[test]
 fn a_changed_or_vanished_input_is_neither_claimed_nor_published() {
     let rig = rig();
     let (generation, staging) = rig.claim(&rig.disk);

@@ -164,7 +164,9 @@ pub fn linked_files_belong_to_the_input(launcher: Launcher) {
     }
     master.close().unwrap();
     let mut pilot = rig.start(&[]);
-    rig.wait("the link is waited for", || pilot.log().contains("a.frames"));
+    // Long enough to settle and to be probed.
+    rig.wait("the pilot runs", || rig.status().is_some());
+    std::thread::sleep(Duration::from_secs(2));
     assert!(rig.quarantined().is_empty() && rig.published().is_empty());
     rig.synth("aside.h5", &["--seed", "1"]);
     std::fs::rename(rig.path("aside.h5"), rig.path("in/a.frames")).unwrap();

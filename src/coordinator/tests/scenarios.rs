@@ -20,6 +20,24 @@ fn a_scan_is_checked_planned_previewed_computed_and_published() {
 }
 
 #[test]
+fn linked_files_of_the_plan_belong_to_the_input() {
+    let mut b = Bench::new(vec![stream("s")]).workers(2);
+    b.instant_disk = false;
+    let linked = scan("s", "frames.h5", 1, 1).members;
+    b.plan.linked.clone_from(&linked);
+    b.arrive("s", "a.h5");
+    b.run();
+    let Some(Action::Claim { job, .. }) = b.actions.pop_front() else { panic!("no claim") };
+    let outcome = ClaimOutcome::Won { generation: 1, staging: "/staging".into(), deaths: 0, adopted: None };
+    b.step(Event::Claimed { job, outcome });
+    b.run();
+    let Some(Action::Publish { scan: published, .. }) = b.actions.pop_front() else { panic!("not published") };
+    assert_eq!(published.linked, linked);
+    b.step(Event::Published { job, outcome: PublishOutcome::Done { bundle: "/bundle".into() } });
+    assert_eq!(b.told, [("a.h5".to_owned(), Verdict::DoneLinked(linked))]);
+}
+
+#[test]
 fn the_same_scan_twice_is_one_job_and_a_rewrite_replaces_it() {
     let mut b = Bench::new(vec![stream("s")]).workers(1);
     let at = b.now.0 / 1_000_000;

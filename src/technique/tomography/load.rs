@@ -176,3 +176,22 @@ pub fn unchanged(ctx: &TaskContext) -> Result<(), Fault> {
         Err(e) => Err(Fault::reading(&ctx.job.scan.root, &e)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn linked_files_settle_only_where_nobody_vouches_for_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("frames.h5");
+        std::fs::write(&file, b"frames").unwrap();
+        let stamp = FileStamp::from_metadata(&file, &std::fs::metadata(&file).unwrap());
+        let with = |quiet_ms| Scan { quiet_ms, ..Scan::default() };
+        let fault = settled(&with(3_600_000), &[stamp.clone()]).unwrap_err();
+        assert!(matches!(&fault, Fault::NotYet(why) if why.contains("frames.h5")), "{fault}");
+        assert!(settled(&with(0), &[stamp.clone()]).is_ok() && settled(&with(3_600_000), &[]).is_ok());
+        let old = FileStamp { ctime_ns: stamp.ctime_ns - 3_600_000_000_000, ..stamp };
+        assert!(settled(&with(3_600_000), &[old]).is_ok());
+    }
+}

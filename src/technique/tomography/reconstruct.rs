@@ -102,6 +102,7 @@ pub fn reconstruct(
     let mut run = Run { technique, job, records: Vec::new(), done: 0, total: 0 };
     let inspection = run.technique.inspect(&run.context(spec("probe", TaskKind::Probe)))?;
     let plan = run.technique.plan(&run.context(spec("plan", TaskKind::Plan)))?;
+    run.job.scan.linked.clone_from(&plan.linked);
     run.total = plan.stages.iter().map(|s| s.tasks.len()).sum::<usize>() + usize::from(plan.preview.is_some()) + 1;
     progress(&Progress::Planned(inspection.summary, run.total));
     let finished = run.all(plan, progress)?;
