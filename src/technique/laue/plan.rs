@@ -116,6 +116,7 @@ pub(crate) fn plan(point: &Point, recipe: &Recipe, resources: &Resources) -> Res
         finish: finish.spec("finish".into(), TaskKind::Finish, 1.0, 0)?,
         items: point.row_range.len() as u64,
         unit: "rows".into(),
+        linked: Vec::new(),
     })
 }
 

@@ -12,7 +12,7 @@ use super::geometry::{Region, V3};
 use super::recipe::{Method, Recipe};
 use crate::arrivals::scan::Scan;
 use crate::formats::h5::{H5, read_number};
-use crate::formats::links::{Lookup, lookup};
+use crate::formats::links::{Lookup, awaited, lookup};
 use crate::formats::stack::{FrameStack, Sample};
 use crate::technique::Fault;
 use ndarray::Array3;
@@ -94,6 +94,7 @@ impl OpenFile {
             Lookup::Missing(why) => Err(Fault::NotYet(format!(
                 "{why}: no frames are written yet, or they lie elsewhere: set dataset in the recipe"
             ))),
+            Lookup::Awaited(why) => Err(awaited(&why)),
         }
     }
 
