@@ -159,7 +159,7 @@ fn a_damaged_record_loses_no_scan() {
         let generation = u32::try_from(n).unwrap() + 1;
         let (won, staging) = rig.claim(&rig.disk);
         assert_eq!(won, generation);
-        rig.disk.release(KEY, won, &staging);
+        rig.disk.release(KEY, won, &staging).unwrap();
     }
     let (generation, staging) = rig.claim(&rig.disk);
     assert!(matches!(rig.publish(&rig.disk, generation, &staging), PublishOutcome::Done { .. }));
