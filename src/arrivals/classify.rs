@@ -144,6 +144,7 @@ impl Watcher {
                     unchanged_since: now.mono,
                     not_before: Duration::ZERO,
                     refused: None,
+                    changed: None,
                     lacks: None,
                     finished_at: Duration::ZERO,
                     swept: false,

@@ -6,6 +6,8 @@
 //! - A marker older than the scan's last change proves an earlier version: then the scan must also be
 //!   unchanged for the quiet time.
 //! - A manifest must list every file of the scan with its right size; hashes are an executor's.
+//! - A scan that changes while it is processed is reported again after a pause that doubles, and rejected at the fifth
+//!   change; whatever it becomes after that is another version, and counts from zero.
 //! - What lacks something (a file of the group, a companion, what its manifest lists) is rejected when it
 //!   did not change for the timeout; a scan without its marker or manifest waits for ever.
 
@@ -15,7 +17,7 @@ use super::listing::Listing;
 use super::observe::{self, Seen};
 use super::roles::Resolved;
 use super::scan::{FileStamp, InputVersion, LINKED, Scan};
-use super::watcher::{Lack, Now, Phase, Watcher, age, last_byte};
+use super::watcher::{Changed, Lack, Now, Phase, Watcher, age, last_byte};
 use crate::campaign::{Rule, Unit};
 use std::collections::BTreeMap;
 use std::io;
@@ -26,6 +28,10 @@ use std::time::{Duration, SystemTime};
 /// Longest pause after a probe said "not yet".
 const BACK_OFF_MAX: Duration = Duration::from_secs(300);
 const BACK_OFF_FIRST: Duration = Duration::from_secs(5);
+/// Changes while it is processed after which a scan is given up.
+const MOST_CHANGES: u32 = 5;
+/// Changes with at least this between them, and at least the rule's timeout, are not counted together.
+const CHANGES_APART: Duration = Duration::from_secs(1800);
 /// Scans asked for that are not there yet.
 const ASKED_MAX: usize = 10_000;
 pub(super) const RETRY: Duration = Duration::from_secs(10);
@@ -192,7 +198,8 @@ impl Watcher {
             return Ok(Next::Known);
         }
         let settled_at = scan.unchanged_since + self.watch.complete.rule.quiet();
-        let not_before = scan.not_before;
+        let changed = scan.changed.filter(|c| c.times >= MOST_CHANGES).map(|c| c.times);
+        let not_before = scan.not_before.max(scan.changed.map_or(Duration::ZERO, |c| c.until));
         // A record without the scan's own version is compared with companions, as far as they are there.
         if !asked && relinked.is_empty() && self.is_on_record(name) {
             let mut rest = members.clone();
@@ -239,6 +246,12 @@ impl Watcher {
         }
         if !observe::confined(fs, &self.root, members)? {
             return Ok(Next::Reject(format!("{name} is reached through a link; put the folder itself there")));
+        }
+        if let Some(times) = changed {
+            return Ok(Next::Reject(format!(
+                "it changed {times} times while it was processed, so that no result is of one state of it; let nothing \
+                 write to it any more once it is complete, the program that processes it included, then release it"
+            )));
         }
         Ok(Next::Complete(roles, proof))
     }
@@ -340,6 +353,12 @@ impl Watcher {
             }
         } else {
             scan.unchanged_since = now.mono;
+            // Changes far apart are rewrites, each a version of its own.
+            let before = scan.changed.filter(|c| now.mono.saturating_sub(c.last) < timeout.max(CHANGES_APART));
+            let times = before.map_or(0, |c| c.times) + 1;
+            // A single change is the common case, and is not held up.
+            let pause = if times < 2 { Duration::ZERO } else { BACK_OFF_FIRST * (1 << (times - 2).min(6)) };
+            scan.changed = Some(Changed { times, last: now.mono, until: now.mono + pause });
         }
         self.set_phase(&name, Phase::Settling, now);
         self.schedule(&name, now.mono);
@@ -353,6 +372,9 @@ impl Watcher {
         };
         self.finish(&name, version, own, linked);
         if own.is_some() {
+            if let Some(scan) = self.scans.get_mut(&name) {
+                scan.changed = None;
+            }
             self.set_phase(&name, Phase::Known, now);
         } else if self.scans.get(&name).is_some_and(|s| !matches!(s.phase, Phase::Reported(_))) {
             // Another pilot was first: what is settling here may be just that.
@@ -373,7 +395,7 @@ impl Watcher {
         let name: Arc<str> = name.into();
         self.forget(&name);
         if let Some(scan) = self.scans.get_mut(&name) {
-            (scan.own, scan.refused, scan.lacks) = (None, None, None);
+            (scan.own, scan.refused, scan.lacks, scan.changed) = (None, None, None, None);
             self.set_phase(&name, Phase::Settling, now);
             self.schedule(&name, now.mono);
         }

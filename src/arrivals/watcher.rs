@@ -70,6 +70,15 @@ pub(super) struct Lack {
     pub(super) tries: u32,
 }
 
+/// A scan that changed while it was processed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Changed {
+    pub(super) times: u32,
+    pub(super) last: Duration,
+    /// Not reported again before.
+    pub(super) until: Duration,
+}
+
 pub(super) struct Scanning {
     pub(super) parts: BTreeSet<PathBuf>,
     /// Why its name is refused.
@@ -81,6 +90,8 @@ pub(super) struct Scanning {
     pub(super) not_before: Duration,
     /// What the probe said.
     pub(super) refused: Option<Lack>,
+    /// How often it changed while it was processed, and when last.
+    pub(super) changed: Option<Changed>,
     /// What is missing, as far as listings tell.
     pub(super) lacks: Option<Lack>,
     pub(super) finished_at: Duration,
@@ -321,6 +332,9 @@ impl Watcher {
 
     pub(super) fn reject(&mut self, name: &Arc<str>, version: Option<InputVersion>, reason: String, now: Now) {
         self.set_phase(name, Phase::Known, now);
+        if let Some(scan) = self.scans.get_mut(name) {
+            scan.changed = None;
+        }
         let stream = self.watch.name.clone();
         if let Some(version) = version {
             if self.is_finished(name, None, Some(version)) {

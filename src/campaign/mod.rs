@@ -23,6 +23,7 @@ pub use problem::{CampaignErrors, Problem, closest};
 pub use types::*;
 
 use crate::store::claims::Observer;
+use crate::store::fs::{Links, read_regular};
 use crate::technique::Technique;
 use problem::suggestion;
 use read::{Reader, Section};
@@ -69,12 +70,22 @@ impl Campaign {
             let remedy = remedy.to_owned();
             CampaignErrors(vec![Problem { file: path.to_owned(), line: 0, key: String::new(), problem, remedy }])
         };
-        let bytes = std::fs::read(path).map_err(|e| {
-            let remedy = "name a campaign file that exists and that you may read";
-            whole(format!("cannot be read ({e})"), remedy)
+        let text = Self::text_of(path).map_err(|e| match e.kind() {
+            io::ErrorKind::InvalidData if e.get_ref().is_some_and(|e| e.is::<std::string::FromUtf8Error>()) => {
+                whole("is not UTF-8 text".into(), "save it as UTF-8")
+            }
+            _ => whole(format!("cannot be read ({e})"), "name a campaign file that exists and that you may read"),
         })?;
-        let text = String::from_utf8(bytes).map_err(|_| whole("is not UTF-8 text".into(), "save it as UTF-8"))?;
         Self::parse(&text, path)
+    }
+
+    /// The text of a campaign file: a regular file of at most 1 MiB, or a link to one. Nothing else is waited for.
+    ///
+    /// # Errors
+    /// It cannot be read; `InvalidData` when it is no regular file or not UTF-8.
+    pub fn text_of(path: &Path) -> io::Result<String> {
+        let bytes = read_regular(path, MOST_BYTES, Links::Followed)?;
+        String::from_utf8(bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
     }
 
     /// Validates a text as if it stood in `file`. A snapshot is read again with the file it was taken of:
@@ -175,7 +186,7 @@ impl Campaign {
         let folder = state_dir.join("campaigns");
         std::fs::create_dir_all(&folder)?;
         let target = folder.join(format!("{}.toml", self.hash));
-        if std::fs::read(&target).is_ok_and(|old| old == self.text.as_bytes()) {
+        if read_regular(&target, MOST_BYTES, Links::Refused).is_ok_and(|old| old == self.text.as_bytes()) {
             return Ok(target);
         }
         let mut aside = tempfile::NamedTempFile::with_prefix_in(".snapshot-", &folder)?;
@@ -186,6 +197,9 @@ impl Campaign {
         Ok(target)
     }
 }
+
+/// Largest campaign file that is read.
+const MOST_BYTES: u64 = 1 << 20;
 
 fn lease(head: &Section<'_, '_, '_>) -> Option<Duration> {
     let at = head.positive_duration("lease", "60s")?;

@@ -455,6 +455,29 @@ fn snapshots_are_named_by_their_hash() {
 }
 
 #[test]
+fn only_a_regular_file_of_bounded_size_is_a_campaign() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    std::fs::write(at("real.toml"), FULL).unwrap();
+    std::os::unix::fs::symlink("real.toml", at("link.toml")).unwrap();
+    assert_eq!(Campaign::load(&at("link.toml")).unwrap().hash, parse(FULL).unwrap().hash);
+    std::fs::write(at("large.toml"), format!("{FULL}#{}", "x".repeat(1 << 20))).unwrap();
+    std::fs::write(at("latin.toml"), b"# \xe9").unwrap();
+    std::os::unix::fs::symlink("/dev/zero", at("endless.toml")).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(at("pipe.toml")).status().unwrap().success());
+    for (name, why) in [
+        ("large.toml", "cannot be read (it is larger than 1048576 bytes)"),
+        ("latin.toml", "is not UTF-8 text"),
+        ("endless.toml", "cannot be read (it is not a regular file)"),
+        ("pipe.toml", "cannot be read (it is not a regular file)"),
+        ("none.toml", "cannot be read (No such file"),
+    ] {
+        let errors = Campaign::load(&at(name)).unwrap_err().to_string();
+        assert!(errors.contains(name) && errors.contains(why), "{errors}");
+    }
+}
+
+#[test]
 fn a_hasty_quiet_time_is_warned_about() {
     let c = parse(&stream("complete = { rule = \"settled\", quiet = \"300ms\" }")).unwrap();
     assert_eq!(c.warnings[0].line, 5);

@@ -41,13 +41,13 @@ pub fn load(file: &Path) -> anyhow::Result<Campaign> {
 }
 
 fn last_good(file: &Path) -> Option<Campaign> {
-    let table: toml::Table = std::fs::read_to_string(file).ok()?.parse().unwrap_or_default();
+    let table: toml::Table = Campaign::text_of(file).ok()?.parse().unwrap_or_default();
     let state = table.get("campaign").and_then(|c| c.get("state")).and_then(|s| s.as_str()).unwrap_or("state");
     let folder = std::path::absolute(file).ok()?.parent()?.join(state).join("campaigns");
     let editions =
         std::fs::read_dir(folder).ok()?.flatten().filter(|e| e.path().extension().is_some_and(|e| e == "toml"));
     let newest = editions.max_by_key(|e| e.metadata().and_then(|m| m.modified()).ok())?;
-    Campaign::parse(&std::fs::read_to_string(newest.path()).ok()?, file).ok()
+    Campaign::parse(&Campaign::text_of(&newest.path()).ok()?, file).ok()
 }
 
 /// Reads a campaign whose pilots have run.

@@ -5,7 +5,9 @@
 
 use super::{LogFormat, Talk};
 use crate::report::progress;
+use crate::store::fs::{Links, open_regular};
 use crossbeam::channel::{Sender, TrySendError, bounded};
+use std::fs::OpenOptions;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::sync::OnceLock;
@@ -43,7 +45,7 @@ pub(super) fn start(talk: &Talk) {
 pub(super) fn to_file(state: &Path, id: &str) {
     let rank = crate::transport::launch::rank().unwrap_or(0);
     let path = crate::store::Layout { state: state.to_owned() }.log(id, u32::try_from(rank).unwrap_or(u32::MAX));
-    let mut file = match std::fs::OpenOptions::new().create(true).append(true).open(&path) {
+    let mut file = match open_regular(OpenOptions::new().create(true).append(true), &path, Links::Refused) {
         Ok(file) => file,
         Err(e) => return tracing::warn!(file = %path.display(), error = %e, "no log file"),
     };

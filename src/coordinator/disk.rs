@@ -180,11 +180,12 @@ impl Disk {
         }
     }
 
+    /// What the records say; a damaged one says nothing, and the bundle, if there is one, is found later.
     fn verdict(&self, key: &str) -> io::Result<Option<ClaimOutcome>> {
-        if self.fs.exists(&self.layout.published(key))? {
+        if records::is_there::<Published>(&*self.fs, &self.layout, key)? {
             return Ok(Some(ClaimOutcome::Published));
         }
-        let quarantined = self.fs.exists(&self.layout.quarantine(key))?;
+        let quarantined = records::is_there::<Quarantined>(&*self.fs, &self.layout, key)?;
         Ok(quarantined.then_some(ClaimOutcome::Quarantined))
     }
 

@@ -138,6 +138,77 @@ fn a_torn_claim_holds_up_its_own_scan_only() {
 }
 
 #[test]
+fn whatever_lies_in_the_place_of_a_claim_holds_up_its_own_scan_only() {
+    let rig = rig();
+    let path = rig.disk.layout.claim(KEY, 1);
+    let oddities: [&dyn Fn(); 4] = [
+        &|| std::fs::create_dir(&path).unwrap(),
+        &|| std::fs::write(&path, vec![b' '; 70_000]).unwrap(),
+        &|| std::os::unix::fs::symlink("/dev/zero", &path).unwrap(),
+        &|| assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success()),
+    ];
+    for put in oddities {
+        put();
+        let failed = rig.disk.claim(KEY, &rig.scan);
+        let why = format!("{}: not a claim", path.display());
+        assert!(
+            matches!(&failed, ClaimOutcome::Failed(w) if w.contains(&why) && w.contains("remove it")),
+            "{failed:?}"
+        );
+        let _ = std::fs::remove_file(&path).or_else(|_| std::fs::remove_dir(&path));
+    }
+    // In the place of its release: whatever it is, it is there.
+    let (generation, _) = rig.claim(&rig.dead());
+    std::fs::create_dir(rig.disk.layout.released(KEY, generation)).unwrap();
+    assert!(matches!(rig.disk.claim(KEY, &rig.scan), ClaimOutcome::Won { generation: 2, .. }));
+}
+
+#[test]
+fn a_damaged_record_loses_no_scan() {
+    let rig = rig();
+    for (n, text) in ["", "{}", "\0\0\0"].into_iter().enumerate() {
+        // Without a bundle it is done again.
+        for path in [rig.disk.layout.published(KEY), rig.disk.layout.quarantine(KEY)] {
+            std::fs::write(path, text).unwrap();
+        }
+        let generation = u32::try_from(n).unwrap() + 1;
+        let (won, staging) = rig.claim(&rig.disk);
+        assert_eq!(won, generation);
+        rig.disk.release(KEY, won, &staging).unwrap();
+    }
+    let (generation, staging) = rig.claim(&rig.disk);
+    assert!(matches!(rig.publish(&rig.disk, generation, &staging), PublishOutcome::Done { .. }));
+    // With one, the record is made again, whatever took its place.
+    let path = rig.disk.layout.published(KEY);
+    let whole = std::fs::read_to_string(&path).unwrap();
+    let other = rig.disk.layout.published("s.b-000000000000-00000000");
+    let oddities: [&dyn Fn(); 5] = [
+        &|| std::fs::write(&path, "").unwrap(),
+        &|| std::fs::write(&path, whole.replace(KEY, "s.b-000000000000-00000000")).unwrap(),
+        &|| std::os::unix::fs::symlink(&other, &path).unwrap(),
+        &|| assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success()),
+        &|| std::fs::create_dir_all(path.join("kept")).unwrap(),
+    ];
+    for put in oddities {
+        std::fs::remove_file(&path).unwrap();
+        put();
+        assert_eq!(rig.disk.claim(KEY, &rig.scan), ClaimOutcome::Published);
+        let record: Published = records::one(&*rig.disk.fs, &rig.disk.layout, "published", KEY).unwrap();
+        assert_eq!(record.bundle, rig.output.join("a").display().to_string());
+    }
+    let kept = |name: &String| name.ends_with(".damaged");
+    assert!(rig.disk.fs.list(path.parent().unwrap()).unwrap().iter().any(kept), "what the folder held is somebody's");
+    // A pipe in the place of a bundle's manifest says nothing either.
+    std::fs::remove_file(&path).unwrap();
+    let manifest = rig.output.join("a/manifest.json");
+    std::fs::remove_file(&manifest).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&manifest).status().unwrap().success());
+    let (generation, staging) = rig.claim(&rig.disk);
+    let bundle = rig.output.join("a~2");
+    assert_eq!(rig.publish(&rig.disk, generation, &staging), PublishOutcome::Done { bundle });
+}
+
+#[test]
 fn the_sweep_takes_what_the_dead_left_and_nothing_else() {
     let rig = rig();
     let other = "s.c-000000000000-00000000";

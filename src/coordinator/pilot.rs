@@ -8,6 +8,7 @@ pub(crate) mod edits;
 pub(crate) mod inbox;
 mod join;
 mod pace;
+mod rounds;
 mod services;
 mod share;
 mod threads;
@@ -16,6 +17,7 @@ pub use join::{Executors, Joined, join};
 pub use services::PilotServices;
 
 use self::pace::Pace;
+use self::rounds::{Rounds, end_by};
 use super::core::{Core, Limits, StreamSpec};
 use super::disk::{Disk, StreamPlace};
 use super::driver::{Clock, Driver, Mailbox};
@@ -245,10 +247,12 @@ pub fn run(campaign: &Campaign, id: &str, joined: Joined, options: &Options) -> 
     let (wake, woken) = bounded(1);
     let writers = Writers::new(wake);
     let ends_ms = options.until.map(epoch_ms);
-    let watched = threads::Watched { pulse: pulse.clone(), writers: writers.clone(), busy, notices };
+    let rounds = (Rounds::default(), Rounds::default());
+    let watched =
+        threads::Watched { pulse: pulse.clone(), writers: writers.clone(), busy, notices, rounds: rounds.clone() };
     let writer = threads::StatusWriter::new(disk.clone(), campaign, &joined.name, seen, watched, ends_ms);
     let (status, show) = io_at("status thread", writer.spawn(mailbox.clone(), woken))?;
-    let requests = io_at("inbox thread", requests.spawn())?;
+    let requests = io_at("inbox thread", requests.spawn(rounds))?;
     let mut progress = Progress::new(options.terminal, settling);
     let teller = commands.clone();
     let driver = Driver {
@@ -290,8 +294,13 @@ pub fn run(campaign: &Campaign, id: &str, joined: Joined, options: &Options) -> 
         tracing::warn!("some disk orders did not end in time; the next pilot finds what they left");
     }
     // What may still write must not say goodbye: others would take over beside it.
-    status.end(reaped && flushed);
-    requests.end();
+    let (status, requests) = (status.stop(reaped && flushed), requests.stop());
+    let end = Instant::now() + LAST_ORDERS;
+    for (thread, what) in [(status, "the last status and heartbeat"), (requests, "the last answers to requests")] {
+        if !end_by(&thread, end) {
+            tracing::warn!("{what} could not be written in time: a filesystem call does not return");
+        }
+    }
     let _ = commands.send(ArrivalCommand::Stop);
     let summary = Summary { counts: core.counts(), incomplete: core.left_incomplete(), drained };
     if let Some(code) = &joined.exit_code {
@@ -308,7 +317,7 @@ pub fn run(campaign: &Campaign, id: &str, joined: Joined, options: &Options) -> 
     Ok(summary)
 }
 
-/// How long the last disk orders, and then the journal, may take: a stalled filesystem must not keep a process that was
+/// How long the last disk orders, then status and inbox, and then the journal, may take: a stalled filesystem must not keep a process that was
 /// told to end.
 const LAST_ORDERS: Duration = Duration::from_millis(700);
 

@@ -2,6 +2,7 @@
 //!
 //! Readers of version 1 may rely on every field of [`Manifest`]; fields are only added.
 
+use crate::store::{Fs, RealFs};
 use crate::technique::plan::{OutputFile, Timings};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -113,8 +114,11 @@ pub struct Manifest {
     pub files: Vec<OutputFile>,
 }
 
+/// Largest manifest that is read.
+pub(super) const MOST: u64 = 256 << 20;
+
 /// Reads a bundle's manifest.
 pub fn read(bundle: &Path) -> io::Result<Manifest> {
-    let bytes = std::fs::read(bundle.join(MANIFEST))?;
+    let bytes = RealFs.read(&bundle.join(MANIFEST), MOST)?;
     serde_json::from_slice(&bytes).map_err(io::Error::other)
 }

@@ -5,6 +5,7 @@
 //! renamed our staging away, so the rename below finds nothing, and the targets say who published.
 
 use super::manifest;
+use crate::store::fs::is_damage;
 use crate::store::{Fs, layout};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -40,9 +41,11 @@ fn manifest_key(fs: &dyn Fs, bundle: &Path) -> io::Result<Option<String>> {
     struct Key {
         key: String,
     }
-    match fs.read(&bundle.join(manifest::MANIFEST), 256 << 20) {
+    match fs.read(&bundle.join(manifest::MANIFEST), manifest::MOST) {
         Ok(bytes) => Ok(serde_json::from_slice::<Key>(&bytes).ok().map(|k| k.key)),
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        // Whatever lies there, it is no manifest of ours.
+        Err(e) if is_damage(&e) => Ok(None),
         Err(e) => Err(e),
     }
 }

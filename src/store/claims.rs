@@ -20,7 +20,7 @@ use life::Fate;
 pub use life::{Heartbeat, Observer, beat, heartbeat, is_abandoned};
 pub use staging::{fence, hand_over, mark_released, prepare_staging, release, release_condemned, release_quarantined};
 
-use super::fs::{Fs, create_whole};
+use super::fs::{Fs, create_whole, is_damage};
 use super::host::Host;
 use super::layout::Layout;
 use serde::{Deserialize, Serialize};
@@ -148,6 +148,7 @@ fn released(fs: &dyn Fs, layout: &Layout, key: &str, generation: u32) -> io::Res
         // Whatever it holds, it is there.
         Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).unwrap_or_default())),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) if is_damage(&e) => Ok(Some(Released::default())),
         Err(e) => Err(e),
     }
 }
@@ -158,10 +159,11 @@ fn released(fs: &dyn Fs, layout: &Layout, key: &str, generation: u32) -> io::Res
 /// It is not there, or is none (`InvalidData`).
 pub fn record(fs: &dyn Fs, layout: &Layout, key: &str, generation: u32) -> io::Result<ClaimRecord> {
     let path = layout.claim(key, generation);
-    let bytes = fs.read(&path, 64 * 1024)?;
-    serde_json::from_slice(&bytes).map_err(|e| {
+    let none = |e: String| {
         io::Error::new(io::ErrorKind::InvalidData, format!("{}: not a claim ({e}); remove it", path.display()))
-    })
+    };
+    let bytes = fs.read(&path, 64 * 1024).map_err(|e| if is_damage(&e) { none(e.to_string()) } else { e })?;
+    serde_json::from_slice(&bytes).map_err(|e| none(e.to_string()))
 }
 
 /// The owner of a generation.

@@ -25,7 +25,8 @@ pub trait Fs: Send + Sync {
     fn remove_file(&self, path: &Path) -> io::Result<()>;
     /// Removes a folder and all below; symbolic links are removed, not followed.
     fn remove_tree(&self, path: &Path) -> io::Result<()>;
-    /// Reads a file of at most `limit` bytes.
+    /// Reads a regular file of at most `limit` bytes (`FileTooLarge` beyond). Anything else that lies there, symbolic
+    /// links included, is `InvalidData`, and never waited for.
     fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>>;
     /// Names in a folder, sorted; names that are not UTF-8 are left out.
     fn list(&self, path: &Path) -> io::Result<Vec<String>>;
@@ -92,12 +93,7 @@ impl Fs for RealFs {
         std::fs::remove_dir_all(path)
     }
     fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > limit {
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {limit} bytes")));
-        }
-        Ok(bytes)
+        read_regular(path, limit, Links::Refused)
     }
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
@@ -137,12 +133,64 @@ impl Fs for RealFs {
         Ok(FileStamp::from_metadata(path, &std::fs::metadata(path)?))
     }
     fn open_log(&self, path: &Path) -> io::Result<Box<dyn Log>> {
-        Ok(Box::new(OpenOptions::new().create(true).write(true).truncate(false).open(path)?))
+        Ok(Box::new(open_regular(OpenOptions::new().create(true).write(true).truncate(false), path, Links::Refused)?))
     }
     fn unique(&self) -> String {
         let own = OWN.get_or_init(|| super::claims::Identity::own("").process());
         temporary::tag(own, ASIDE.fetch_add(1, Ordering::Relaxed))
     }
+}
+
+/// What a symbolic link in the place of a file means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Links {
+    /// The file is people's, and they may keep it elsewhere.
+    Followed,
+    /// The file is ours: a link is somebody's trick or mistake.
+    Refused,
+}
+
+/// Opens a regular file. Whatever else lies there is refused with `InvalidData`, and a pipe is not waited for.
+///
+/// # Errors
+/// What the filesystem says.
+pub fn open_regular(options: &mut OpenOptions, path: &Path, links: Links) -> io::Result<File> {
+    use rustix::fs::OFlags;
+    let flags = if links == Links::Refused { OFlags::NONBLOCK | OFlags::NOFOLLOW } else { OFlags::NONBLOCK };
+    options.custom_flags(i32::try_from(flags.bits()).map_err(io::Error::other)?);
+    let file = match options.open(path) {
+        // ELOOP: a link; ENXIO: a pipe without a reader, a socket; EISDIR: a folder opened for writing.
+        Err(e) if e.raw_os_error().is_some_and(is_no_file) => return Err(irregular()),
+        file => file?,
+    };
+    if file.metadata()?.is_file() { Ok(file) } else { Err(irregular()) }
+}
+
+fn is_no_file(errno: i32) -> bool {
+    use rustix::io::Errno;
+    [Errno::LOOP, Errno::NXIO, Errno::ISDIR].iter().any(|e| e.raw_os_error() == errno)
+}
+
+fn irregular() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "it is not a regular file")
+}
+
+/// Reads a regular file of at most `limit` bytes; see [`open_regular`].
+///
+/// # Errors
+/// What the filesystem says; `FileTooLarge` beyond the limit.
+pub fn read_regular(path: &Path, limit: u64, links: Links) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open_regular(OpenOptions::new().read(true), path, links)?.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {limit} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// The error says what lies there, and not that the filesystem is in trouble: asking again gives the same answer.
+pub fn is_damage(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::InvalidData | io::ErrorKind::FileTooLarge | io::ErrorKind::IsADirectory)
 }
 
 static ASIDE: AtomicU64 = AtomicU64::new(0);
@@ -176,4 +224,43 @@ pub fn create_whole(fs: &dyn Fs, path: &Path, bytes: &[u8]) -> io::Result<bool> 
     });
     let _ = fs.remove_file(&temporary);
     linked
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    /// A pipe, links and a folder where files of ours are expected.
+    fn oddities() -> (tempfile::TempDir, Vec<PathBuf>) {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        assert!(std::process::Command::new("mkfifo").arg(at("pipe")).status().unwrap().success());
+        std::fs::write(at("file"), "text").unwrap();
+        std::os::unix::fs::symlink("/dev/zero", at("endless")).unwrap();
+        std::os::unix::fs::symlink(at("file"), at("link")).unwrap();
+        std::os::unix::fs::symlink(at("nothing"), at("dangling")).unwrap();
+        std::fs::create_dir(at("folder")).unwrap();
+        let all = ["pipe", "endless", "link", "dangling", "folder"].map(at).to_vec();
+        (dir, all)
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_refused_at_once() {
+        let (dir, oddities) = oddities();
+        let began = Instant::now();
+        for path in oddities {
+            let e = RealFs.read(&path, 100).unwrap_err();
+            assert_eq!(e.kind(), io::ErrorKind::InvalidData, "{path:?}: {e}");
+            let opened = RealFs.open_log(&path).err().map(|e| e.kind());
+            assert_eq!(opened, Some(io::ErrorKind::InvalidData), "{path:?}");
+        }
+        let path = dir.path().join("file");
+        assert_eq!(RealFs.read(&path, 4).unwrap(), b"text");
+        assert_eq!(RealFs.read(&path, 3).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        assert_eq!(read_regular(&dir.path().join("link"), 4, Links::Followed).unwrap(), b"text");
+        let endless = read_regular(&dir.path().join("endless"), 4, Links::Followed).unwrap_err();
+        assert_eq!(endless.kind(), io::ErrorKind::InvalidData);
+        assert!(began.elapsed() < Duration::from_secs(10));
+    }
 }

@@ -1,11 +1,12 @@
 //! `published/<key>.json` and `quarantine/<key>.json`: small, whole, and outliving what they describe.
 
-use super::fs::{Fs, replace};
+use super::fs::{Fs, aside, is_damage, replace};
 use super::layout::Layout;
 use crate::arrivals::scan::{FileStamp, escape};
 use crate::coordinator::event::Lag;
 use serde::{Deserialize, Serialize};
 use std::io;
+use std::path::Path;
 
 /// Milliseconds since the epoch.
 pub fn now_ms() -> u64 {
@@ -77,15 +78,72 @@ pub fn watched(linked: &[FileStamp]) -> Vec<FileStamp> {
 
 /// Writes a published record.
 pub fn put_published(fs: &dyn Fs, layout: &Layout, record: &Published) -> io::Result<()> {
-    let bytes = serde_json::to_vec_pretty(record).map_err(io::Error::other)?;
-    replace(fs, &layout.published(&record.key), &bytes)
+    put(fs, &layout.published(&record.key), record)
 }
 
 /// Writes a quarantine record.
 pub fn put_quarantined(fs: &dyn Fs, layout: &Layout, record: &Quarantined) -> io::Result<()> {
-    let bytes = serde_json::to_vec_pretty(record).map_err(io::Error::other)?;
-    replace(fs, &layout.quarantine(&record.key), &bytes)
+    put(fs, &layout.quarantine(&record.key), record)
 }
+
+fn put(fs: &dyn Fs, path: &Path, record: &impl Serialize) -> io::Result<()> {
+    let bytes = serde_json::to_vec_pretty(record).map_err(io::Error::other)?;
+    match replace(fs, path, &bytes) {
+        // A folder in its place, which no rename replaces; what it holds is somebody's.
+        Err(e) if e.kind() == io::ErrorKind::IsADirectory => {
+            let mut kept = aside(fs, path).into_os_string();
+            kept.push(".damaged");
+            fs.rename(path, Path::new(&kept))?;
+            replace(fs, path, &bytes)
+        }
+        done => done,
+    }
+}
+
+/// True when a readable record of this very key is there: a damaged one says nothing about its scan.
+///
+/// # Errors
+/// The filesystem's.
+pub fn is_there<T: Record>(fs: &dyn Fs, layout: &Layout, key: &str) -> io::Result<bool> {
+    let path = layout.state.join(T::FOLDER).join(format!("{key}.json"));
+    let why = match fs.read(&path, MOST).map(|bytes| serde_json::from_slice::<T>(&bytes)) {
+        Ok(Ok(record)) if record.key() == key => return Ok(true),
+        Ok(Ok(record)) => format!("it is about {}", record.key()),
+        Ok(Err(e)) => e.to_string(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+        // Another account's.
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => return Ok(true),
+        Err(e) if is_damage(&e) => e.to_string(),
+        Err(e) => return Err(e),
+    };
+    tracing::warn!(file = %path.display(), "a record cannot be read ({why}); its scan is looked at anew");
+    Ok(false)
+}
+
+/// What is kept under the key of a job.
+pub trait Record: serde::de::DeserializeOwned {
+    /// Folder of the state.
+    const FOLDER: &'static str;
+    /// Its job's key.
+    fn key(&self) -> &str;
+}
+
+impl Record for Published {
+    const FOLDER: &'static str = "published";
+    fn key(&self) -> &str {
+        &self.key
+    }
+}
+
+impl Record for Quarantined {
+    const FOLDER: &'static str = "quarantine";
+    fn key(&self) -> &str {
+        &self.key
+    }
+}
+
+/// Largest record that is read.
+const MOST: u64 = 1 << 20;
 
 /// Keys with a record in `folder` (`published` or `quarantine`).
 pub fn keys(fs: &dyn Fs, layout: &Layout, folder: &str) -> io::Result<Vec<String>> {
@@ -116,7 +174,7 @@ pub fn is_about(key: &str, stream: &str, scan: &str) -> bool {
 /// It is not there, or cannot be read.
 pub fn one<T: serde::de::DeserializeOwned>(fs: &dyn Fs, layout: &Layout, folder: &str, key: &str) -> io::Result<T> {
     let path = layout.state.join(folder).join(format!("{key}.json"));
-    fs.read(&path, 1 << 20).and_then(|b| serde_json::from_slice(&b).map_err(io::Error::other))
+    fs.read(&path, MOST).and_then(|b| serde_json::from_slice(&b).map_err(io::Error::other))
 }
 
 /// Every readable record of a folder; a damaged one is left out with a warning.
@@ -124,7 +182,7 @@ pub fn all<T: serde::de::DeserializeOwned>(fs: &dyn Fs, layout: &Layout, folder:
     let mut found = Vec::new();
     for key in keys(fs, layout, folder)? {
         let path = layout.state.join(folder).join(format!("{key}.json"));
-        let parsed = fs.read(&path, 1 << 20).and_then(|b| serde_json::from_slice(&b).map_err(io::Error::other));
+        let parsed = fs.read(&path, MOST).and_then(|b| serde_json::from_slice(&b).map_err(io::Error::other));
         match parsed {
             Ok(record) => found.push(record),
             Err(e) => tracing::warn!(file = %path.display(), error = %e, "a record cannot be read"),

@@ -10,7 +10,7 @@
 //! - A request is data: it is limited in size, unknown fields are refused, and a scan's name is only ever compared
 //!   with names or escaped, never made into a path.
 
-use super::fs::{Fs, create_whole, replace};
+use super::fs::{Fs, create_whole, is_damage, replace};
 use super::layout::Layout;
 use super::records::now_ms;
 use serde::{Deserialize, Serialize};
@@ -244,7 +244,7 @@ pub fn read(fs: &dyn Fs, layout: &Layout, id: &str) -> io::Result<Result<Envelop
     }
     let bytes = match fs.read(&path, MAX_BYTES) {
         Ok(bytes) => bytes,
-        Err(e) if e.kind() == io::ErrorKind::FileTooLarge => return Ok(Err(e.to_string())),
+        Err(e) if is_damage(&e) => return Ok(Err(e.to_string())),
         Err(e) => return Err(e),
     };
     Ok(parse(&bytes))

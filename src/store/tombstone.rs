@@ -46,7 +46,9 @@ pub fn put(fs: &dyn Fs, layout: &Layout, stone: &Tombstone) -> io::Result<bool> 
 /// The filesystem's, or a file that is no tombstone.
 pub fn read(fs: &dyn Fs, layout: &Layout, pilot: &str) -> io::Result<Option<Tombstone>> {
     match fs.read(&path(layout, pilot), 64 * 1024) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(io::Error::other),
+        Ok(bytes) => {
+            serde_json::from_slice(&bytes).map(Some).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+        }
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e),
     }

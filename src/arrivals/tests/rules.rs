@@ -97,6 +97,53 @@ fn changed_and_released_scans_settle_again() {
     r.expect(2.0, &["complete a.h5"]);
 }
 
+/// The last change is announced like those before it: the answer to it must wait longer each time, and end.
+#[test]
+fn a_scan_that_changes_while_it_is_processed_is_given_up_after_growing_pauses() {
+    let mut r = Rig::new("complete = { rule = \"renamed\" }");
+    r.fs.write("a.h5", 1);
+    r.expect(10.0, &["complete a.h5"]);
+    let change = |r: &mut Rig, size| {
+        r.fs.write("a.h5", size);
+        r.obey(ArrivalCommand::Changed { stream: "s".into(), name: "a.h5".into() });
+    };
+    for (n, pause) in [(1u32, 0.0), (2, 5.0), (3, 10.0), (4, 20.0)] {
+        change(&mut r, u64::from(n) + 1);
+        if n > 1 {
+            r.expect(pause * 0.9, &[]);
+        }
+        r.expect(pause * 0.1 + 1.0, &["complete a.h5"]);
+    }
+    change(&mut r, 6);
+    r.run(41.0);
+    let heard = r.heard();
+    assert!(heard.len() == 1 && heard[0].starts_with("rejected a.h5: it changed 5 times while it was"), "{heard:?}");
+    r.expect(3600.0, &[]);
+    // Rewritten, it is a new version with all its tries.
+    for n in 7..10 {
+        r.fs.write("a.h5", n);
+        if n > 7 {
+            r.obey(ArrivalCommand::Changed { stream: "s".into(), name: "a.h5".into() });
+        }
+        r.expect(700.0, &["complete a.h5"]);
+    }
+    r.done(&r.scan());
+    r.expect(3600.0, &[]);
+}
+
+#[test]
+fn rewrites_far_apart_are_not_counted_together() {
+    let mut r = rig("");
+    r.fs.write("a.h5", 1);
+    r.expect(10.0, &["complete a.h5"]);
+    for n in 2..9 {
+        r.run(2000.0);
+        r.fs.write("a.h5", n);
+        r.obey(ArrivalCommand::Changed { stream: "s".into(), name: "a.h5".into() });
+        r.expect(10.0, &["complete a.h5"]);
+    }
+}
+
 fn again(r: &mut Rig, name: &str) {
     r.obey(ArrivalCommand::Again { stream: "s".into(), name: name.into() });
 }

@@ -12,6 +12,7 @@ mod host;
 mod libraries;
 
 use super::{Exit, OrExit, print, print_json};
+use crate::campaign::Campaign;
 use anyhow::{Context, bail};
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -127,7 +128,7 @@ impl DoctorTargets {
     /// When the file cannot be read, is no TOML, or has no stream.
     pub fn read(campaign: &Path) -> anyhow::Result<DoctorTargets> {
         let file = campaign.display();
-        let text = std::fs::read_to_string(campaign).with_context(|| format!("cannot read {file}"))?;
+        let text = Campaign::text_of(campaign).with_context(|| format!("cannot read {file}"))?;
         let table: toml::Table = toml::from_str(&text).with_context(|| format!("{file} is not TOML"))?;
         let base = std::path::absolute(campaign)?.parent().map(Path::to_path_buf).unwrap_or_default();
         let text = |table: Option<&toml::Value>, key| table?.get(key)?.as_str().map(str::to_owned);

@@ -6,9 +6,10 @@
 //! - Several wishes to reprocess one scan are all fulfilled: the core gets one at a time, in the order of asking, and
 //!   the next one when the last has its verdict.
 //! - Whatever stands in a request ends in an answer with a reason: no request stops the thread or the pilot.
-//! - A filesystem that stalls holds up requests only.
+//! - A filesystem that stalls holds up requests and edits only, and an alarm says so.
 
 use super::editions::Editions;
+use super::rounds::Rounds;
 use super::threads::Notices;
 use crate::arrivals::ArrivalCommand;
 use crate::campaign::Campaign;
@@ -25,7 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Between two looks: a person waits for the answer, and a look is one listing.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -76,10 +77,10 @@ pub(super) struct InboxHandle {
 }
 
 impl InboxHandle {
-    /// Ends it after a last look at what was published: its requests are answered.
-    pub(super) fn end(self) {
+    /// Tells it to end after a last look at what was published: its requests are answered.
+    pub(super) fn stop(self) -> JoinHandle<()> {
         drop(self.stop);
-        let _ = self.thread.join();
+        self.thread
     }
 }
 
@@ -116,16 +117,23 @@ impl Inbox {
         change(&mut self.notices.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Starts the thread.
-    pub(super) fn spawn(mut self) -> io::Result<InboxHandle> {
+    /// Starts the thread; `rounds` are those of the status thread, which it watches, and its own.
+    pub(super) fn spawn(mut self, (status, own): (Rounds, Rounds)) -> io::Result<InboxHandle> {
         let (stop, stopped) = bounded::<()>(0);
         let mut share = super::share::Share::default();
         let mut edits = super::edits::Edits::new(&self.campaign);
         let thread = std::thread::Builder::new().name("inbox".into()).spawn(move || {
             while matches!(stopped.recv_timeout(PERIOD), Err(RecvTimeoutError::Timeout)) {
+                if status.hangs_newly(Instant::now()) {
+                    let message =
+                        "status and heartbeat cannot be written: a filesystem call does not return".to_owned();
+                    self.mailbox.post(Event::Alarm { message });
+                }
+                own.begin(Instant::now());
                 self.look(false);
                 share.look(&self);
                 edits.look(&mut self);
+                own.end();
             }
             if let Err(e) = self.close() {
                 tracing::warn!(error = %e, "requests could not be answered; the next pilot does it");

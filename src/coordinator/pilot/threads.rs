@@ -1,5 +1,6 @@
 //! The small threads around a pilot's driver: arrivals' bridge, signals, status and heartbeat.
 
+use super::rounds::Rounds;
 use super::services;
 use crate::arrivals::{ArrivalEvent, Proof};
 use crate::campaign::Campaign;
@@ -30,7 +31,9 @@ const FIRST_PILOT: &str = "first-pilot";
 
 /// The same, without making it so.
 pub(super) fn read_first_pilot(fs: &dyn Fs, layout: &Layout) -> io::Result<SystemTime> {
-    let text = fs.read(&layout.state.join(FIRST_PILOT), 64)?;
+    let path = layout.state.join(FIRST_PILOT);
+    let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
+    let text = fs.read(&path, 64).map_err(|e| if fs::is_damage(&e) { named(e) } else { e })?;
     let ms = String::from_utf8_lossy(&text).trim().parse().map_err(io::Error::other)?;
     Ok(UNIX_EPOCH + Duration::from_millis(ms))
 }
@@ -159,6 +162,8 @@ pub(super) struct Watched {
     pub(super) busy: Busy,
     /// What the inbox wants shown.
     pub(super) notices: Arc<Mutex<Notices>>,
+    /// Its own rounds, and those of the inbox.
+    pub(super) rounds: (Rounds, Rounds),
 }
 
 /// What the inbox wants shown.
@@ -180,11 +185,11 @@ pub(super) struct StatusHandle {
 }
 
 impl StatusHandle {
-    /// Writes the last status and heartbeat; it says goodbye only when nothing of this pilot can write any more.
-    pub(super) fn end(self, quiet: bool) {
+    /// Lets it write the last status and heartbeat; it says goodbye only when nothing of this pilot can write any more.
+    pub(super) fn stop(self, quiet: bool) -> JoinHandle<()> {
         self.quiet.store(quiet, Ordering::Release);
         drop(self.stop);
-        let _ = self.thread.join();
+        self.thread
     }
 }
 
@@ -195,6 +200,9 @@ const BEAT: Duration = Duration::from_secs(1);
 /// Between two looks at other pilots' heartbeats: what a lease takes longer than it must. A tenth of ours, where that is
 /// less: theirs is, as a rule, the same.
 const OBSERVE: Duration = Duration::from_secs(2);
+
+const INBOX_HANGS: &str = "requests and edits of the campaign are not taken in: a filesystem call does not return; what \
+                           is under way goes on";
 
 type Shower = Box<dyn Fn(View) + Send>;
 
@@ -251,6 +259,7 @@ impl StatusWriter {
                 if let Some(view) = slot.lock().unwrap_or_else(PoisonError::into_inner).take() {
                     self.status.view = view;
                 }
+                self.watched.rounds.0.begin(Instant::now());
                 self.write(beat + u64::from(ended), ended && said.load(Ordering::Acquire), ended);
                 if ended {
                     return;
@@ -271,6 +280,10 @@ impl StatusWriter {
                     tracing::info!("draining: a sentinel asks for it");
                     mailbox.post(Event::Drain);
                 }
+                self.watched.rounds.0.end();
+                if self.watched.rounds.1.hangs_newly(Instant::now()) {
+                    mailbox.post(Event::Alarm { message: INBOX_HANGS.to_owned() });
+                }
             }
         })?;
         let show: Shower = Box::new(move |view| {
@@ -286,6 +299,7 @@ impl StatusWriter {
             // Whoever panicked while holding it left plain text behind.
             let notices = self.watched.notices.lock().unwrap_or_else(PoisonError::into_inner);
             s.alarms.clone_from(&notices.alarms);
+            s.alarms.extend(self.watched.rounds.1.hangs(Instant::now()).map(|_| INBOX_HANGS.to_owned()));
             s.editions.clone_from(&notices.editions);
             if let Some(hash) = &notices.campaign_hash {
                 s.campaign_hash.clone_from(hash);

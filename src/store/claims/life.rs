@@ -4,7 +4,7 @@
 //! for a lease in looks of our own. Clocks of hosts are never compared.
 
 use super::{Identity, Released, is_mine, owner, released};
-use crate::store::fs::{Fs, replace};
+use crate::store::fs::{Fs, is_damage, replace};
 use crate::store::host::{Host, Process};
 use crate::store::layout::Layout;
 use crate::store::tombstone;
@@ -102,7 +102,7 @@ const NEAR_END_MS: u64 = 30_000;
 /// Reads a pilot's heartbeat.
 pub fn heartbeat(fs: &dyn Fs, layout: &Layout, pilot: &str) -> io::Result<Heartbeat> {
     let bytes = fs.read(&layout.pilot(pilot), 64 * 1024)?;
-    serde_json::from_slice(&bytes).map_err(io::Error::other)
+    serde_json::from_slice(&bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
 }
 
 /// Replaces our heartbeat. Not synced beyond its own data: a lost beat is only an old beat.
@@ -121,13 +121,19 @@ pub(super) fn fate(
 ) -> io::Result<Fate> {
     let beat = match heartbeat(fs, layout, &owner.pilot) {
         Ok(beat) => Some(beat),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        // Who lives replaces a damaged one within a second.
+        Err(e) if e.kind() == io::ErrorKind::NotFound || is_damage(&e) => None,
         Err(e) => return Err(e),
     };
     if beat.as_ref().is_some_and(|b| b.ended) {
         return Ok(Fate::Ended);
     }
-    if let Some(stone) = tombstone::read(fs, layout, &owner.pilot)? {
+    let stone = match tombstone::read(fs, layout, &owner.pilot) {
+        // It proves nothing; the lease still counts.
+        Err(e) if is_damage(&e) => None,
+        stone => stone?,
+    };
+    if let Some(stone) = stone {
         let proven = stone.lost.is_empty();
         return Ok(Fate::Died { proven, explained: stone.explained });
     }
