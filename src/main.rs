@@ -15,5 +15,7 @@ fn main() -> std::process::ExitCode {
         // SAFETY: as above; nothing has touched CUDA yet either.
         unsafe { std::env::set_var(variable, gpu) };
     }
+    // Without it a write beyond `ulimit -f` is a death without a word; when it cannot be had, nothing else is worse.
+    let _ = beampilot::site::signals::survive_file_limit();
     beampilot::cli::main()
 }

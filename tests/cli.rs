@@ -125,3 +125,136 @@ fn errors_are_json_when_logs_are() {
     let error: serde_json::Value = serde_json::from_str(line.trim()).expect("one JSON object");
     assert_eq!(error["exit"], 78);
 }
+
+/// A campaign that watches an empty folder.
+fn campaign(dir: &Path, more: &str) -> String {
+    std::fs::create_dir_all(dir.join("in")).unwrap();
+    let text = "[[stream]]\nname = 'c'\nwatch = 'in'\ntechnique = 'command'\n";
+    std::fs::write(dir.join("c.toml"), format!("{text}{more}[stream.recipe]\nrun = ['true']\n")).unwrap();
+    dir.join("c.toml").to_str().unwrap().to_owned()
+}
+
+fn ends_with(args: &[&str], code: i32, words: &str) {
+    let output = run(args);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
+    assert!(said.contains(words), "{args:?}: {said}");
+}
+
+#[test]
+fn a_state_of_a_newer_or_damaged_format_is_refused_by_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let c = campaign(dir.path(), "");
+    let state = dir.path().join("state");
+    std::fs::create_dir(&state).unwrap();
+    for (format, words) in [("2\n", "has format 2"), ("", "FORMAT: damaged")] {
+        std::fs::write(state.join("FORMAT"), format).unwrap();
+        for args in [
+            &["run", &c, "--once"][..],
+            &["status", &c],
+            &["explain", "a.h5", "--campaign", &c],
+            &["quarantine", "list", "--campaign", &c],
+            &["request", "list", "--campaign", &c],
+            &["check", &c],
+            &["drain", &c, "--all"],
+        ] {
+            ends_with(args, 78, words);
+        }
+        assert!(stdout(&run(&["doctor", &c])).contains("state.format"));
+        assert_eq!(std::fs::read_dir(&state).unwrap().count(), 1, "nothing was written into it");
+    }
+}
+
+#[test]
+fn a_state_with_a_hole_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let c = campaign(dir.path(), "");
+    ends_with(&["run", &c, "--once", "--quiet"], 0, "");
+    std::fs::remove_dir(dir.path().join("state/published")).unwrap();
+    ends_with(&["status", &c], 74, "state/published: this folder of the state is missing");
+    std::fs::write(dir.path().join("state/first-pilot"), "").unwrap();
+    ends_with(&["run", &c, "--once"], 78, "first-pilot: damaged");
+    std::fs::remove_file(dir.path().join("state/first-pilot")).unwrap();
+    ends_with(&["run", &c, "--once", "--until", "2001-01-01T00:00:00Z"], 0, "the job's end has passed");
+}
+
+#[test]
+fn a_time_beyond_the_calendar_is_a_wrong_command_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let c = campaign(dir.path(), "");
+    ends_with(&["run", &c, "--until", "+500000years"], 2, "is no time");
+    ends_with(&["launch", &c, "--until=+500000years", "--dry-run"], 2, "is no time");
+}
+
+const SMALL: [&str; 6] = ["--size", "32", "--angles", "8", "--slices", "2"];
+
+#[test]
+fn synth_and_reconstruct_say_that_an_output_cannot_be_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(at("a.h5"), "mine").unwrap();
+    let synth =
+        |out: &str| [&["synth", "tomography", out][..], &SMALL].concat().iter().map(|s| s.to_string()).collect();
+    let refused = |out: &str, words: &str| {
+        let args: Vec<String> = synth(out);
+        ends_with(&args.iter().map(String::as_str).collect::<Vec<_>>(), 73, words);
+    };
+    refused(&at("a.h5"), "exists already");
+    refused(&at("none/a.h5"), "no such folder");
+    refused("/dev/null", "exists already");
+    assert_eq!(std::fs::read_to_string(at("a.h5")).unwrap(), "mine");
+    for output in [at("a.h5"), at("a.h5/below"), "/proc/x".to_owned()] {
+        ends_with(&["reconstruct", "tomography", &at("a.h5"), "-o", &output], 73, "name a folder that can be made");
+    }
+    // What is refused leaves no folders behind.
+    let output = run(&["reconstruct", "tomography", &at("a.h5"), "-o", &at("new/results")]);
+    assert_ne!(output.status.code(), Some(0));
+    assert!(!dir.path().join("new").exists());
+}
+
+#[test]
+fn a_limit_of_file_sizes_is_an_error_and_no_death() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("a.h5");
+    let command = format!(
+        "ulimit -f 1; exec {} synth tomography {} {}",
+        env!("CARGO_BIN_EXE_beampilot"),
+        out.display(),
+        SMALL.join(" ")
+    );
+    let output = Command::new("sh").args(["-c", &command]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code().is_some_and(|code| code > 0 && code < 124), "{:?}: {said}", output.status);
+    assert!(!out.exists());
+}
+
+/// A hang-up ends a pilot in good order, unless it was started by nohup.
+#[test]
+fn a_hangup_ends_a_pilot_unless_it_was_told_to_ignore_it() {
+    let hang_up = |ignore: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let c = campaign(dir.path(), "");
+        let command = format!("{ignore} exec {} -q run {c} --workers 1", env!("CARGO_BIN_EXE_beampilot"));
+        let mut child = Command::new("sh").args(["-c", &command]).spawn().unwrap();
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        // It handles signals before it shows itself.
+        while std::fs::read_dir(dir.path().join("state/status"))
+            .map_or(0, |d| d.flatten().filter(|e| !e.file_name().to_string_lossy().starts_with('.')).count())
+            == 0
+        {
+            assert!(std::time::Instant::now() < end, "no status");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        let pid = child.id().to_string();
+        assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+        if ignore.is_empty() {
+            return child.wait().unwrap().code();
+        }
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        assert!(child.try_wait().unwrap().is_none(), "it goes on");
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        child.wait().unwrap().code()
+    };
+    assert_eq!(hang_up(""), Some(0));
+    assert_eq!(hang_up("trap '' HUP;"), Some(0));
+}

@@ -111,7 +111,18 @@ impl Campaign {
         let head = top.section("campaign", "[campaign]");
         let stem = || absolute.file_stem().map_or("campaign".into(), |s| s.to_string_lossy().into_owned());
         let name = head.as_ref().and_then(|h| h.string("name", "name = \"2026-3-gup-81234\""));
+        let name_line = name.as_ref().map_or(1, |n| n.line);
         let name = name.map_or_else(stem, |n| n.value);
+        if name.chars().any(char::is_control) {
+            // It is shown on terminals, where such characters are commands.
+            let problem = format!("\"{}\" has control characters", name.escape_debug());
+            reader.report(
+                name_line,
+                "campaign.name",
+                problem,
+                "write a name of one line, as in name = \"2026-3-gup-81234\"",
+            );
+        }
         let state = head.as_ref().and_then(|h| h.string("state", "state = \"state\""));
         let state_line = state.as_ref().map_or(1, |s| s.line);
         let state = stream::resolve(&base, &state.map_or("state".to_owned(), |s| s.value));
@@ -171,6 +182,13 @@ impl Campaign {
                 let problem = format!("{} has no role \"{role}\"", stream.technique);
                 report(&format!("roles.{role}"), problem, suggestion(role, roles));
             }
+            let allowed = stream.inbox.iter().flat_map(|inbox| &inbox.allow);
+            for key in allowed.filter(|key| executes(technique, key)) {
+                let problem = format!(
+                    "\"{key}\" decides what is executed: whoever may write into the inbox could run anything as the pilot"
+                );
+                report("inbox.allow", problem, "remove it; `beampilot request` can set it from a shell".to_owned());
+            }
             if let Err(e) = technique.recipe_at(&stream.recipe, self.folder()) {
                 report(&format!("recipe.{}", e.key), e.problem, e.remedy);
             }
@@ -200,6 +218,12 @@ impl Campaign {
 
 /// Largest campaign file that is read.
 const MOST_BYTES: u64 = 1 << 20;
+
+/// Does the recipe key, or the table it lies in, decide what is executed?
+pub(crate) fn executes(technique: &dyn Technique, key: &str) -> bool {
+    let table = key.split('.').next().unwrap_or(key);
+    technique.executing_keys().contains(&table)
+}
 
 fn lease(head: &Section<'_, '_, '_>) -> Option<Duration> {
     let at = head.positive_duration("lease", "60s")?;
@@ -304,13 +328,16 @@ fn check_folders(streams: &[Stream], state: &Path, state_line: usize, reader: &R
     for watcher in streams.iter().filter(|s| s.from.is_none() && !s.watch.as_os_str().is_empty()) {
         let watch = preflight::real(&watcher.watch);
         for owner in streams {
-            let output = preflight::real(&owner.output);
-            if !output.starts_with(&watch) && !watch.starts_with(&output) {
-                continue;
-            }
+            // The stream's own folder there may be a link to somewhere else.
+            let (output, results) = (owner.output.clone(), owner.results());
+            let overlaps = |folder: &PathBuf| {
+                let real = preflight::real(folder);
+                real.starts_with(&watch) || watch.starts_with(&real)
+            };
+            let Some(folder) = [output, results].into_iter().find(overlaps) else { continue };
             let problem = format!(
                 "\"{}\" overlaps \"{}\", which stream \"{}\" watches: results would arrive as scans",
-                owner.output.display(),
+                folder.display(),
                 watcher.watch.display(),
                 watcher.name
             );

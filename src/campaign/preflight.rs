@@ -24,7 +24,7 @@ impl Campaign {
             {
                 report(stream.line("watch"), "stream.watch", trouble);
             }
-            if let Some(trouble) = unwritable(&stream.output) {
+            if let Some(trouble) = unwritable(&stream.results()) {
                 report(stream.line("output"), "stream.output", trouble);
             }
         }
@@ -66,15 +66,48 @@ fn unwatchable(path: &Path) -> Option<(String, &'static str)> {
     }
 }
 
+/// Room for what beampilot puts behind a folder's path: a bundle or claim, and a file in it.
+const ROOM: usize = 600;
+/// PATH_MAX of Linux, with the zero at its end.
+const LONGEST_PATH: usize = 4096;
+/// NAME_MAX of every filesystem worth naming; one with less is asked.
+const LONGEST_NAME: usize = 255;
+
+/// A path that no filesystem could hold, by its letters alone.
+fn impossible(path: &Path, existing: &Path) -> Option<(String, &'static str)> {
+    let longest = rustix::fs::statvfs(existing).ok().and_then(|stat| usize::try_from(stat.f_namemax).ok());
+    let longest = longest.filter(|&n| n > 0).map_or(LONGEST_NAME, |n| n.min(LONGEST_NAME));
+    let bytes = path.as_os_str().as_encoded_bytes();
+    let shown: String = path.display().to_string().chars().take(80).collect();
+    let shown = shown.escape_debug();
+    if bytes.iter().any(u8::is_ascii_control) {
+        return Some((format!("\"{shown}\" has control characters"), "name another folder"));
+    }
+    if bytes.len() > LONGEST_PATH - ROOM {
+        let problem = format!("\"{shown}…\" is {} bytes long: files in it would have no name", bytes.len());
+        return Some((problem, "name a folder whose whole path has at most 3496 bytes"));
+    }
+    let name = path.components().map(|c| c.as_os_str().len()).max().filter(|&n| n > longest)?;
+    Some((format!("\"{shown}…\" has a name of {name} bytes; {longest} are possible there"), "write shorter names"))
+}
+
 fn unwritable(path: &Path) -> Option<(String, &'static str)> {
     const RIGHTS: &str = "give the pilot's account write access, or name another folder";
     let existing = path.ancestors().find(|p| p.symlink_metadata().is_ok())?;
+    if let Some(trouble) = impossible(path, existing) {
+        return Some(trouble);
+    }
     if !existing.is_dir() {
         let problem = format!("\"{}\" is not a folder", existing.display());
         return Some((problem, "remove it, or name another folder"));
     }
     match tempfile::NamedTempFile::with_prefix_in(".beampilot-check-", existing) {
         Ok(_) => None,
+        // Nobody's mistake: the run waits, or says that it cannot start now.
+        Err(e) if crate::technique::is_storage_error(&e) => {
+            tracing::warn!(folder = %existing.display(), error = %e, "cannot be written now");
+            None
+        }
         Err(e) => Some((format!("\"{}\" cannot be written ({e})", existing.display()), RIGHTS)),
     }
 }

@@ -221,7 +221,9 @@ fn since(section: &Section<'_, '_, '_>, at: &At<&DeValue<'_>>) -> Option<Since> 
             DeValue::Datetime(date) => date.to_string(),
             _ => String::new(),
         };
-        section.report(at.line, "since", format!("\"{shown}\" is not a date"), REMEDY);
+        let is_date = Datetime::from_str(&shown).is_ok_and(|date| date.date.is_some());
+        let why = if is_date { "is before 1970; write \"all\" for everything" } else { "is not a date" };
+        section.report(at.line, "since", format!("\"{shown}\" {why}"), REMEDY);
         None
     })
 }

@@ -440,6 +440,65 @@ fn links_do_not_hide_an_overlap() {
     std::os::unix::fs::symlink("in", dir.path().join("results")).unwrap();
     let errors = Campaign::parse(&stream(""), &dir.path().join("c.toml")).unwrap_err();
     assert!(errors.to_string().contains("results would arrive as scans"));
+    // Nor does one further in: the stream's own folder.
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(dir.path().join("in/there")).unwrap();
+    std::fs::create_dir(dir.path().join("results")).unwrap();
+    std::os::unix::fs::symlink("../in/there", dir.path().join("results/a")).unwrap();
+    let errors = Campaign::parse(&stream(""), &dir.path().join("c.toml")).unwrap_err();
+    assert!(errors.to_string().contains("results/a\" overlaps"), "{errors}");
+}
+
+#[test]
+fn a_path_that_no_filesystem_holds_is_found_before_a_run() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("in")).unwrap();
+    let (long, deep) = ("x".repeat(300), "d/".repeat(3000));
+    for output in ["\\u0000", &long, &deep, &"y/".repeat(2500)] {
+        let text = stream(&format!("output = \"{output}\""));
+        let problems = Campaign::parse(&text, &dir.path().join("c.toml")).unwrap().preflight();
+        assert_eq!(problems.len(), 1, "{output}");
+        assert!(problems[0].to_string().contains("c.toml:5: stream.output: "), "{}", problems[0]);
+    }
+    let text = stream(&format!("output = \"{}\"", "x".repeat(200)));
+    assert_eq!(Campaign::parse(&text, &dir.path().join("c.toml")).unwrap().preflight(), []);
+}
+
+#[test]
+fn names_that_would_command_a_terminal_are_refused() {
+    for name in ["a\\nb", "\\u001b[31m"] {
+        let text = format!("[campaign]\nname = \"{name}\"\n{}", stream(""));
+        let errors = parse(&text).unwrap_err().to_string();
+        assert!(errors.starts_with("c.toml:2: campaign.name: ") && !errors.contains('\u{1b}'), "{errors}");
+    }
+    let lookup = crate::technique::registry;
+    let unit = stream("[stream.recipe]\nrun = [\"true\"]\nunit = \"\\u001b\"").replace("tomography", "command");
+    let errors = parse(&unit).unwrap().validate_techniques(&lookup, &["command"]).unwrap_err();
+    assert!(errors.to_string().contains("recipe.unit: \"\\u{1b}\" has control"), "{errors}");
+}
+
+#[test]
+fn an_inbox_allows_nothing_that_is_executed() {
+    let validate = |allow: &str| {
+        let rest = format!(
+            "[stream.inbox]\npath = \"asks\"\nallow = [{allow}]\n[stream.recipe]\nrun = [\"true\"]\nunit = \"dots\""
+        );
+        let text = stream(&rest).replace("tomography", "command");
+        parse(&text).unwrap().validate_techniques(&crate::technique::registry, &["command"])
+    };
+    validate("\"unit\"").unwrap();
+    for key in ["run", "plan", "item", "finish", "preview", "prefix", "modules", "env", "set", "set.PATH"] {
+        let errors = validate(&format!("\"unit\", \"{key}\"")).unwrap_err().to_string();
+        assert!(errors.starts_with("c.toml:7: stream.inbox.allow: ") && errors.contains("executed"), "{errors}");
+    }
+}
+
+#[test]
+fn a_date_before_1970_is_called_that() {
+    for since in ["0001-01-01", "\"1969-12-31\""] {
+        let errors = parse(&stream(&format!("since = {since}"))).unwrap_err().to_string();
+        assert!(errors.contains("is before 1970; write \"all\""), "{errors}");
+    }
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! What the subcommands that look at a campaign's state have in common.
 
+use super::exit::coded;
 use super::{Exit, OrExit};
 use crate::campaign::Campaign;
 use crate::report::scans::{NameError, Scans};
 use crate::report::status::{self, Report};
+use crate::store::layout::LayoutError;
 use crate::store::records::now_ms;
 use crate::store::requests::{self, Asked};
 use crate::store::{Layout, RealFs};
@@ -50,20 +52,41 @@ fn last_good(file: &Path) -> Option<Campaign> {
     Campaign::parse(&Campaign::text_of(&newest.path()).ok()?, file).ok()
 }
 
+/// The exit code of a state folder that cannot be used.
+pub(super) fn exit_of(error: &LayoutError) -> Exit {
+    match error {
+        e if e.is_permission() => Exit::Permission,
+        e if e.is_storage() => Exit::TryLater,
+        _ => Exit::Config,
+    }
+}
+
+/// An error with that code.
+pub(super) fn unusable(error: LayoutError) -> anyhow::Error {
+    coded(exit_of(&error), error.into())
+}
+
 /// Reads a campaign whose pilots have run.
 ///
 /// # Errors
-/// The file is wrong (78), or no pilot has run yet (75).
+/// The file is wrong, or the state is of a newer format or damaged (78); the state may not be read (77), or a folder of
+/// it is missing (74); no pilot has run yet (75).
 pub fn open(file: &Path) -> anyhow::Result<Opened> {
     let campaign = load(file)?;
-    let layout = Layout { state: campaign.state.clone() };
-    if !campaign.state.join("FORMAT").exists() {
+    let Some(layout) = Layout::existing(&RealFs, &campaign.state).map_err(unusable)? else {
         let what = anyhow::anyhow!(
             "{}: no pilot of this campaign has run yet; start one with `beampilot run {}`",
             campaign.state.display(),
             file.display()
         );
         return Err(what).or_exit(Exit::TryLater);
+    };
+    if let Some(gone) = Layout::FOLDERS.iter().map(|f| layout.state.join(f)).find(|f| !f.exists()) {
+        let what = anyhow::anyhow!(
+            "{}: this folder of the state is missing; a pilot that starts makes it again, empty",
+            gone.display()
+        );
+        return Err(what).or_exit(Exit::Io);
     }
     Ok(Opened { campaign, layout })
 }
@@ -93,5 +116,22 @@ impl Opened {
         let found = Scans::of(&self.campaign, report, asked).find(&self.campaign, name);
         let exit = if matches!(found, Err(NameError::Ambiguous { .. })) { Exit::Usage } else { Exit::NoInput };
         found.or_exit(exit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+
+    #[test]
+    fn a_state_that_cannot_be_used_has_the_code_of_its_reason() {
+        let io = |errno| LayoutError::Io { path: "s".into(), source: io::Error::from_raw_os_error(errno) };
+        let (eacces, erofs, enotdir) = (13, 30, 20);
+        assert_eq!(exit_of(&io(eacces)), Exit::Permission);
+        assert_eq!(exit_of(&io(erofs)), Exit::TryLater);
+        assert_eq!(exit_of(&io(enotdir)), Exit::Config);
+        assert_eq!(exit_of(&LayoutError::Newer { path: "s".into(), found: "2".into() }), Exit::Config);
+        assert_eq!(exit_of(&LayoutError::Damaged { path: "s".into(), what: "", remedy: "" }), Exit::Config);
     }
 }

@@ -77,8 +77,12 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
 
 /// Runs arrivals' own eyes over the folders, in virtual time: quiet times pass at once.
 fn look(campaign: &Campaign) -> anyhow::Result<Outcome> {
+    let made = Layout::existing(&RealFs, &campaign.state).map_err(super::campaign::unusable)?;
     let layout = Layout { state: campaign.state.clone() };
-    let known = if layout.state.join("published").exists() { pilot::known(&RealFs, &layout)? } else { Vec::new() };
+    let known = match made {
+        Some(_) if layout.state.join("published").exists() => pilot::known(&RealFs, &layout)?,
+        _ => Vec::new(),
+    };
     let count = known.len();
     let first_pilot = pilot::first_pilot_if_any(&RealFs, &layout).unwrap_or_else(SystemTime::now);
     let mut poller = Poller::new(StreamWatch::all(campaign, first_pilot, true), known, true);

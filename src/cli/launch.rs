@@ -6,7 +6,7 @@ use crate::launch::supervise::{Asked, shown_end};
 use crate::launch::timeline::Sink;
 use crate::launch::{Limits, Outcome, Plan, Timeline, supervise};
 use crate::site::mpiexec::{Launcher, LauncherError, find};
-use crate::site::{Profile, hosts, walltime};
+use crate::site::{Profile, hosts, signals, walltime};
 use crate::store::claims::host_name;
 use anyhow::{Context, anyhow};
 use clap::builder::PossibleValuesParser;
@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime};
 ///
 /// Checks the campaign and every node first, leaves bad nodes out, runs mpiexec, and makes sure that nothing of a dead
 /// launch is left before the next one starts. Ends when the pilot is done, before the job does, or when starting again
-/// does not help. SIGTERM drains within eight seconds; SIGUSR1 drains at leisure.
+/// does not help. SIGTERM and SIGHUP drain within eight seconds; SIGUSR1 drains at leisure.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   beampilot launch campaign.toml
@@ -108,6 +108,7 @@ pub fn run(args: Args, talk: &Talk) -> anyhow::Result<Exit> {
         until: args.until.or_else(walltime::job_end),
         launch: format!("{}-{}-{}", host_name(), crate::launch::timeline::at_ms(SystemTime::now()), std::process::id()),
     };
+    super::run::warn_if_past(plan.until);
     let remaining = plan.until.and_then(|end| end.duration_since(SystemTime::now()).ok());
     let queue = std::env::var("PBS_QUEUE").unwrap_or_default();
     if let Some(exceeds) = profile.exceeds(&queue, all.len(), None) {
@@ -130,8 +131,8 @@ pub fn run(args: Args, talk: &Talk) -> anyhow::Result<Exit> {
         "until": plan.until.map(walltime::rfc3339), "remaining_s": remaining.map(|r| r.as_secs()) });
     timeline.tell("launch", &words, fields);
     let asked = Asked::default();
-    use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
-    for (signal, flag) in [(SIGTERM, &asked.end), (SIGINT, &asked.end), (SIGUSR1, &asked.drain)] {
+    let ending = signals::ending().into_iter().map(|signal| (signal, &asked.end));
+    for (signal, flag) in ending.chain([(signal_hook::consts::SIGUSR1, &asked.drain)]) {
         signal_hook::flag::register(signal, flag.clone()).context("signals cannot be handled")?;
     }
     let gpus = if profile.gpu_variable == Some("CUDA_VISIBLE_DEVICES") { profile.gpus.len().min(per_host) } else { 0 };

@@ -116,6 +116,10 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
     let done = match done {
         Ok(done) => done,
         Err(ReconstructError::Recipe(e)) => return Err(e).or_exit(Exit::Config),
+        Err(e @ ReconstructError::Output { kind, .. }) => {
+            let denied = kind == std::io::ErrorKind::PermissionDenied;
+            return Err(e).or_exit(if denied { Exit::Permission } else { Exit::CannotCreate });
+        }
         Err(ReconstructError::Fault(fault)) => return Err(super::fault(&fault)),
     };
     super::print(&format!("{}\n", done.bundle.display()))?;

@@ -116,7 +116,7 @@ struct Submitted {
 pub fn run(args: Args) -> anyhow::Result<Exit> {
     let campaign = campaign::load(&args.campaign.campaign)?;
     // A request may come before the first pilot.
-    let layout = Layout::open(&RealFs, &campaign.state).or_exit(Exit::Config)?;
+    let layout = Layout::open(&RealFs, &campaign.state).map_err(campaign::unusable)?;
     let opened = Opened { campaign, layout };
     let request = match args.ask {
         Ask::List => return list(&opened, args.json),

@@ -1,10 +1,12 @@
 //! `beampilot run`: the pilot.
 
+use super::exit::coded;
 use super::{Exit, OrExit};
 use crate::campaign::Campaign;
-use crate::coordinator::pilot::{self, PilotServices};
+use crate::coordinator::pilot::{self, PilotError, PilotServices};
 use crate::site::{binding, walltime};
 use crate::store::{Layout, RealFs};
+use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +15,7 @@ use std::time::SystemTime;
 /// Watches for scans, reconstructs and publishes them.
 ///
 /// Under mpiexec, rank 0 coordinates and the other ranks work; without it, everything runs in this process. The
-/// pilot ends when it is told to (SIGTERM and SIGINT: at once; a drain sentinel: when what it holds is done) or, with
+/// pilot ends when it is told to (SIGTERM, SIGINT and SIGHUP: at once; a drain sentinel: when what it holds is done) or, with
 /// --once, when nothing is left to do. Starting again after any kind of death continues where it stopped.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -55,10 +57,29 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
     if let Some(until) = until {
         tracing::info!(until = %walltime::rfc3339(until), "the job ends");
     }
+    warn_if_past(until);
     let options = pilot::Options { once: args.once, terminal: super::shows_progress(), until };
-    let summary = pilot::run(&campaign, &id, joined, &options).or_exit(Exit::Unavailable)?;
+    let summary = pilot::run(&campaign, &id, joined, &options).map_err(|e| coded(exit_of(&e), e.into()))?;
     let code = summary.exit_code();
     Ok(Exit::ALL.into_iter().find(|e| e.code() == code).unwrap_or(Exit::Failed))
+}
+
+/// Why a pilot could not start, as a code.
+fn exit_of(error: &PilotError) -> Exit {
+    match error {
+        PilotError::Layout(e) => super::campaign::exit_of(e),
+        PilotError::Campaign(_) | PilotError::Shared { .. } | PilotError::UnfitFilesystem { .. } => Exit::Config,
+        PilotError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => Exit::Permission,
+        PilotError::Io { .. } => Exit::Unavailable,
+    }
+}
+
+/// A mistyped time would otherwise look like work that was done.
+pub(super) fn warn_if_past(until: Option<SystemTime>) {
+    if let Some(until) = until.filter(|at| *at < SystemTime::now()) {
+        let until = walltime::rfc3339(until);
+        tracing::warn!(%until, "the job's end has passed: nothing is started; correct --until if that is not meant");
+    }
 }
 
 /// Every rank reads the campaign, so that all of them end with the same words when it is wrong.
@@ -71,11 +92,7 @@ pub(super) fn read(file: &Path) -> anyhow::Result<Campaign> {
 /// The same, and opens its state and outputs.
 pub(super) fn prepare(file: &Path) -> anyhow::Result<(Campaign, Layout)> {
     let campaign = read(file)?;
-    let layout = match Layout::open(&RealFs, &campaign.state) {
-        Ok(layout) => layout,
-        Err(e) if e.is_storage() => return Err(e).or_exit(Exit::TryLater),
-        Err(e) => return Err(e).or_exit(Exit::Config),
-    };
+    let layout = Layout::open(&RealFs, &campaign.state).map_err(super::campaign::unusable)?;
     pilot::fit_for_state(&campaign.state).or_exit(Exit::Config)?;
     pilot::own_outputs(&campaign).or_exit(Exit::Config)?;
     Ok((campaign, layout))

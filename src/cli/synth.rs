@@ -108,7 +108,7 @@ pub enum Aperture {
   beampilot synth tomography k11.nxs --size 512 --angles 720 --slices 16 \\
       --range 360 --center 250.5 --layout nxtomo --noise 20000 --rings --truth truth.h5")]
 pub struct TomographyArgs {
-    /// The file to write.
+    /// The file to write; it must not exist, its folder must.
     #[arg(value_name = "OUT.h5")]
     pub out: PathBuf,
     /// Width of a projection, pixels.
@@ -222,6 +222,18 @@ fn laue(args: LaueArgs) -> anyhow::Result<Exit> {
 
 fn tomography(args: TomographyArgs) -> anyhow::Result<Exit> {
     let slow = args.slow.map(Duration::try_from_secs_f64).transpose().context("--slow").or_exit(Exit::Usage)?;
+    for path in [Some(&args.out), args.truth.as_ref()].into_iter().flatten() {
+        // A scan that somebody measured, or a device, must not be replaced by one that nobody did.
+        if path.symlink_metadata().is_ok() {
+            let what = anyhow::anyhow!("{}: exists already; remove it, or choose another name", path.display());
+            return Err(what).or_exit(Exit::CannotCreate);
+        }
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+        if let Some(folder) = folder.filter(|p| !p.is_dir()) {
+            let what = anyhow::anyhow!("{}: there is no such folder; make it first", folder.display());
+            return Err(what).or_exit(Exit::CannotCreate);
+        }
+    }
     let options = SynthOptions {
         out: args.out,
         size: args.size,

@@ -199,7 +199,7 @@ pub fn run(campaign: &Campaign, id: &str, joined: Joined, options: &Options) -> 
     let layout = Layout::open(&*fs, &campaign.state)?;
     io_at("snapshot of the campaign", campaign.snapshot(&campaign.state))?;
     let me = Identity::own(id);
-    let first_pilot = io_at("first-pilot record", threads::first_pilot(&*fs, &layout))?;
+    let first_pilot = threads::first_pilot(&*fs, &layout)?;
     let (mailbox, inbox) = Mailbox::new();
     let pulse = Arc::new(AtomicU64::new(0));
     let shift = editions::of_shift(&*fs, &layout, campaign, epoch_ms(SystemTime::now()));

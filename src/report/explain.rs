@@ -297,6 +297,11 @@ fn history(fs: &dyn Fs, layout: &Layout, stream: &str, scan: &str) -> Vec<Happen
     for name in fs.list(&layout.state.join("journal")).unwrap_or_default() {
         let Some(pilot) = name.strip_suffix(".jsonl").filter(|p| !p.starts_with('.')) else { continue };
         let Ok(found) = journal::read(fs, &layout.journal(pilot)) else { continue };
+        if found.lines.is_empty() {
+            // Its first line is written before anything happens.
+            let file = layout.journal(pilot);
+            tracing::warn!(file = %file.display(), "a journal holds nothing; what its pilot did is known from records only");
+        }
         let mut ours = BTreeSet::new();
         for line in found.lines {
             let (job, what, detail) = match line.event {

@@ -111,7 +111,7 @@ const SILENT_S: f64 = 10.0;
 /// The state folder cannot be listed. Damaged single files are left out with a warning.
 pub fn report(fs: &dyn Fs, layout: &Layout, campaign: &str, now_ms: u64) -> io::Result<Report> {
     let mut pilots = Vec::new();
-    for name in fs.list(&layout.state.join("status"))? {
+    for name in at(layout, "status", fs.list(&layout.state.join("status")))? {
         let Some(pilot) = name.strip_suffix(".json").filter(|p| !p.starts_with('.')) else { continue };
         let read = fs.read(&layout.status(pilot), 64 << 20);
         let status: PilotStatus = match read.and_then(|b| serde_json::from_slice(&b).map_err(io::Error::other)) {
@@ -126,12 +126,17 @@ pub fn report(fs: &dyn Fs, layout: &Layout, campaign: &str, now_ms: u64) -> io::
         pilots.push(PilotReport { life: life(beat.as_ref(), &status, silent_s).to_owned(), silent_s, status });
     }
     pilots.sort_by_key(|p| std::cmp::Reverse(p.status.started_ms));
-    let mut published: Vec<Published> = records::all(fs, layout, "published")?;
+    let mut published: Vec<Published> = at(layout, "published", records::all(fs, layout, "published"))?;
     published.sort_by(|a, b| (a.published_ms, &a.key).cmp(&(b.published_ms, &b.key)));
-    let mut quarantined: Vec<Quarantined> = records::all(fs, layout, "quarantine")?;
+    let mut quarantined: Vec<Quarantined> = at(layout, "quarantine", records::all(fs, layout, "quarantine"))?;
     quarantined.sort_by(|a, b| (a.at_ms, &a.key).cmp(&(b.at_ms, &b.key)));
     let state = layout.state.display().to_string();
     Ok(Report { status_version: VERSION, campaign: campaign.to_owned(), state, pilots, published, quarantined })
+}
+
+/// An error with the folder that it is about.
+fn at<T>(layout: &Layout, folder: &str, result: io::Result<T>) -> io::Result<T> {
+    result.map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", layout.state.join(folder).display())))
 }
 
 fn life(beat: Option<&Heartbeat>, status: &PilotStatus, silent_s: f64) -> &'static str {

@@ -8,6 +8,7 @@ pub mod hosts;
 pub mod mpiexec;
 pub mod packages;
 pub mod profile;
+pub mod signals;
 pub mod walltime;
 
 pub use profile::Profile;

@@ -15,6 +15,9 @@ const QUERY_LIMIT: Duration = Duration::from_secs(10);
 /// A walltime without a start counts from now, when some of it has passed already.
 const UNKNOWN_START: Duration = Duration::from_secs(120);
 
+/// The last second that RFC 3339 can write, 9999-12-31T23:59:59Z.
+const LAST_S: u64 = 253_402_300_799;
+
 /// Why `--until` is not a time.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} is no time; write +30m, or 2026-11-25T14:00:00Z, or 2026-11-25T09:00:00-05:00")]
@@ -23,33 +26,35 @@ pub struct NotATime(String);
 /// `+30m` from `now`, or RFC 3339.
 ///
 /// # Errors
-/// Anything else.
+/// Anything else, and what lies before 1970 or after 9999.
 pub fn parse_until(text: &str, now: SystemTime) -> Result<SystemTime, NotATime> {
-    let wrong = || NotATime(text.to_owned());
+    let shown = UNIX_EPOCH..=UNIX_EPOCH + Duration::from_secs(LAST_S);
+    moment(text, now).filter(|at| shown.contains(at)).ok_or_else(|| NotATime(text.to_owned()))
+}
+
+fn moment(text: &str, now: SystemTime) -> Option<SystemTime> {
     if let Some(span) = text.strip_prefix('+') {
-        let span = humantime::parse_duration(span).map_err(|_| wrong())?;
-        return now.checked_add(span).ok_or_else(wrong);
+        return now.checked_add(humantime::parse_duration(span).ok()?);
     }
     if let Ok(time) = humantime::parse_rfc3339_weak(text) {
-        return Ok(time);
+        return Some(time);
     }
     // With an offset, which humantime does not know.
-    let cut = text.len().checked_sub(6).filter(|&cut| text.is_char_boundary(cut)).ok_or_else(wrong)?;
+    let cut = text.len().checked_sub(6).filter(|&cut| text.is_char_boundary(cut))?;
     let (local, offset) = text.split_at(cut);
-    let (sign, clock) = offset.split_at_checked(1).ok_or_else(wrong)?;
-    let (hours, minutes) = clock.split_once(':').ok_or_else(wrong)?;
-    let (hours, minutes): (u64, u64) = (hours.parse().map_err(|_| wrong())?, minutes.parse().map_err(|_| wrong())?);
+    let (sign, clock) = offset.split_at_checked(1)?;
+    let (hours, minutes) = clock.split_once(':')?;
+    let (hours, minutes): (u64, u64) = (hours.parse().ok()?, minutes.parse().ok()?);
     if hours > 23 || minutes > 59 {
-        return Err(wrong());
+        return None;
     }
     let offset = Duration::from_secs(hours * 3600 + minutes * 60);
-    let local = humantime::parse_rfc3339_weak(local).map_err(|_| wrong())?;
+    let local = humantime::parse_rfc3339_weak(local).ok()?;
     match sign {
         "+" => local.checked_sub(offset),
         "-" => local.checked_add(offset),
         _ => None,
     }
-    .ok_or_else(wrong)
 }
 
 /// For clap.
@@ -123,7 +128,10 @@ fn ctime(text: &str) -> Option<u64> {
 }
 
 /// For command lines and events.
+///
+/// A scheduler may say anything: before 1970 is written as its first second, after 9999 as its last.
 pub fn rfc3339(time: SystemTime) -> String {
+    let time = time.clamp(UNIX_EPOCH, UNIX_EPOCH + Duration::from_secs(LAST_S));
     humantime::format_rfc3339_seconds(time).to_string()
 }
 
@@ -142,9 +150,18 @@ mod tests {
         assert_eq!(parse_until("1970-01-01T01:00:00Z", now).unwrap(), at(3600));
         assert_eq!(parse_until("1970-01-01T01:00:00-05:00", now).unwrap(), at(3600 + 5 * 3600));
         assert_eq!(parse_until("1970-01-02T01:00:00+01:30", now).unwrap(), at(86400 - 1800));
-        for wrong in ["", "30m", "+", "soon", "ünïcödé", "1970-01-01T01:00:00+99:00", "+99999999999999y"] {
+        for wrong in
+            ["", "30m", "+", "soon", "ünïcödé", "1970-01-01T01:00:00+99:00", "+99999999999999y", "+500000years"]
+        {
             assert!(parse_until(wrong, now).is_err(), "{wrong}");
         }
+        assert!(parse_until("1970-01-01T00:00:00+01:00", now).is_err(), "before 1970");
+    }
+
+    #[test]
+    fn any_time_can_be_written() {
+        assert_eq!(rfc3339(UNIX_EPOCH - Duration::from_secs(1)), "1970-01-01T00:00:00Z");
+        assert_eq!(rfc3339(at(1 << 50)), "9999-12-31T23:59:59Z");
     }
 
     #[test]

@@ -104,17 +104,25 @@ pub fn try_claim(
     let (mut deaths, mut previous) = (0, None);
     if generation > 0 {
         let released = released(fs, layout, key, generation)?;
-        let record = record(fs, layout, key, generation)?;
-        let pilot = record.owner.pilot.clone();
-        deaths = if released.as_ref().is_some_and(|r| r.forgiven) { 0 } else { record.deaths };
+        let (pilot, owner, died) = match record(fs, layout, key, generation) {
+            Ok(record) => (record.owner.pilot.clone(), Some(record.owner), record.deaths),
+            // A person released it: who held it no longer matters, and nothing of it is adopted.
+            Err(e) if released.is_some() && e.kind() == io::ErrorKind::InvalidData => ("unknown".to_owned(), None, 0),
+            Err(e) => return Err(e),
+        };
+        deaths = if released.as_ref().is_some_and(|r| r.forgiven) { 0 } else { died };
         let fate = match &released {
             Some(_) => Fate::Ended,
             // Ours: the answer to an earlier try was lost, or a release failed. Whoever asks does not hold it, and what
             // it may have left is put out of reach like anybody's.
             None if pilot == me.pilot => Fate::Ended,
-            None => life::fate(fs, host, layout, &record.owner, observer)?,
+            None => match &owner {
+                Some(owner) => life::fate(fs, host, layout, owner, observer)?,
+                None => Fate::Ended,
+            },
         };
         let writers_gone = match fate {
+            _ if owner.is_none() => false,
             // Withdrawn attempts may still write there.
             _ if released.is_none() && pilot == me.pilot => false,
             Fate::Alive => return Ok(Tried::Foreign(pilot)),
@@ -160,7 +168,10 @@ fn released(fs: &dyn Fs, layout: &Layout, key: &str, generation: u32) -> io::Res
 pub fn record(fs: &dyn Fs, layout: &Layout, key: &str, generation: u32) -> io::Result<ClaimRecord> {
     let path = layout.claim(key, generation);
     let none = |e: String| {
-        io::Error::new(io::ErrorKind::InvalidData, format!("{}: not a claim ({e}); remove it", path.display()))
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{}: not a claim ({e}); releasing the scan passes over it", path.display()),
+        )
     };
     let bytes = fs.read(&path, 64 * 1024).map_err(|e| if is_damage(&e) { none(e.to_string()) } else { e })?;
     serde_json::from_slice(&bytes).map_err(|e| none(e.to_string()))

@@ -21,6 +21,16 @@ pub enum LayoutError {
         /// Its content.
         found: String,
     },
+    /// A file of it does not hold what it should.
+    #[error("{path}: damaged: {what}; {remedy}")]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// How that is seen.
+        what: &'static str,
+        /// What to do.
+        remedy: &'static str,
+    },
     /// The filesystem refused.
     #[error("{path}: {source}; `state` must be a folder this account can write")]
     Io {
@@ -43,6 +53,11 @@ impl LayoutError {
     pub fn is_storage(&self) -> bool {
         matches!(self, Self::Io { source, .. } if crate::technique::is_storage_error(source))
     }
+
+    /// This account may not.
+    pub fn is_permission(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
+    }
 }
 
 impl Layout {
@@ -61,16 +76,24 @@ impl Layout {
         if !fs.exists(&format).map_err(io_at(&format))? {
             create_whole(fs, &format, format!("{FORMAT}\n").as_bytes()).map_err(io_at(&format))?;
         }
-        let found = fs.read(&format, 64).map_err(io_at(&format))?;
-        let found = String::from_utf8_lossy(&found).trim().to_owned();
-        if found.parse::<u32>().map_or(true, |n| n > FORMAT) {
-            return Err(LayoutError::Newer { path: format, found });
-        }
+        check_format(format.clone(), fs.read(&format, 64))?;
         for folder in Self::FOLDERS {
             let path = state.join(folder);
             fs.make_dirs(&path).map_err(io_at(&path))?;
         }
         Ok(Self { state: state.to_owned() })
+    }
+
+    /// A state that pilots have made, for those who only look; `None` where there is none yet.
+    ///
+    /// # Errors
+    /// It is of a newer format, damaged, or cannot be read.
+    pub fn existing(fs: &dyn Fs, state: &Path) -> Result<Option<Self>, LayoutError> {
+        let format = state.join("FORMAT");
+        match fs.read(&format, 64) {
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+            read => check_format(format, read).map(|()| Some(Self { state: state.to_owned() })),
+        }
     }
 
     /// `claims/<key>.<generation>`.
@@ -108,6 +131,24 @@ impl Layout {
     /// `drain/<pilot or all>`.
     pub fn drain(&self, whom: &str) -> PathBuf {
         self.state.join("drain").join(whom)
+    }
+}
+
+/// Judges what was read of the FORMAT file.
+fn check_format(path: PathBuf, read: io::Result<Vec<u8>>) -> Result<(), LayoutError> {
+    let found = match read {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).trim().to_owned(),
+        Err(e) if e.kind() == io::ErrorKind::FileTooLarge => String::new(),
+        Err(source) => return Err(LayoutError::Io { path, source }),
+    };
+    match found.parse::<u32>() {
+        Ok(1..=FORMAT) => Ok(()),
+        Ok(n) if n > FORMAT => Err(LayoutError::Newer { path, found }),
+        _ => Err(LayoutError::Damaged {
+            path,
+            what: "it holds no format's number",
+            remedy: "if only this beampilot has written here, write 1 into it; else name another `state` folder",
+        }),
     }
 }
 
@@ -153,10 +194,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         Layout::open(&RealFs, dir.path()).unwrap();
         Layout::open(&RealFs, dir.path()).unwrap();
-        for bad in ["2", "", "x"] {
+        assert!(Layout::existing(&RealFs, dir.path()).unwrap().is_some());
+        assert!(Layout::existing(&RealFs, &dir.path().join("none")).unwrap().is_none());
+        let long = "1".repeat(100);
+        for (bad, want) in [("2", "newer"), ("", "damaged"), ("x", "damaged"), ("0", "damaged"), (&long, "damaged")] {
             std::fs::write(dir.path().join("FORMAT"), bad).unwrap();
-            let error = Layout::open(&RealFs, dir.path()).unwrap_err().to_string();
-            assert!(error.contains("format") && error.contains("newer"), "{error}");
+            for error in [Layout::open(&RealFs, dir.path()).err(), Layout::existing(&RealFs, dir.path()).err()] {
+                let error = error.unwrap().to_string();
+                assert!(error.contains("FORMAT: ") && error.contains(want), "{bad}: {error}");
+            }
         }
     }
 

@@ -91,6 +91,12 @@ pub trait Technique: Send + Sync {
     /// Roles this technique knows (`dark`, `white`, `angles`); others in a campaign are refused.
     fn roles(&self) -> &'static [&'static str];
 
+    /// Recipe keys that decide what is executed. Whoever can merely write into a stream's inbox must not set them: the
+    /// program would run as the pilot's account.
+    fn executing_keys(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// The probe: is the scan readable and whole, as far as one can tell? [`Fault::NotYet`] when it seems
     /// to be still written, [`Fault::Input`] when waiting will not help.
     fn inspect(&self, ctx: &TaskContext) -> Result<Inspection, Fault>;

@@ -4,7 +4,7 @@
 //! - Standard input is the socket to the rank; it is moved away at once, so that nothing a task starts inherits it.
 //! - The process ends when it has said `Bye`, or when the rank's end closes; always without exit handlers: HDF5's
 //!   would wait for a phase that hangs, and what is on disk is complete or worthless either way.
-//! - SIGTERM and SIGINT do nothing: schedulers send them to every process, and the rank decides when to end.
+//! - SIGTERM, SIGINT and SIGHUP do nothing: schedulers send them to every process, and the rank decides when to end.
 //! - Answers are written by whoever has some: the reading thread what it answers itself (no-ops), a thread of
 //!   its own the rest.
 
@@ -69,7 +69,7 @@ pub fn run(mut config: ExecutorConfig) -> Result<(), ReadError> {
     let _ = rustix::thread::set_name(c"bp-executor");
     let socket = take_stdin()?;
     let ignored = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT, signal_hook::consts::SIGUSR1] {
+    for signal in crate::site::signals::ending().into_iter().chain([signal_hook::consts::SIGUSR1]) {
         signal_hook::flag::register(signal, ignored.clone())?;
     }
     config.grace = GRACE;

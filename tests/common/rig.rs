@@ -250,7 +250,9 @@ impl Rig {
     pub fn synth(&self, name: &str, extra: &[&str]) {
         let out = self.path(name);
         std::fs::create_dir_all(out.parent().unwrap()).unwrap();
-        let mut args = vec!["-q", "synth", "tomography", out.to_str().unwrap()];
+        // `synth` replaces nothing; a rewritten scan comes by a rename.
+        let made = if out.exists() { out.with_file_name(".again") } else { out.clone() };
+        let mut args = vec!["-q", "synth", "tomography", made.to_str().unwrap()];
         for (option, value) in [("--size", "64"), ("--angles", "90"), ("--slices", "8")] {
             if !extra.contains(&option) {
                 args.extend([option, value]);
@@ -259,6 +261,9 @@ impl Rig {
         args.extend(extra);
         let output = Command::new(BIN).args(&args).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        if made != out {
+            std::fs::rename(&made, &out).unwrap();
+        }
     }
 
     pub fn status(&self) -> Option<Value> {

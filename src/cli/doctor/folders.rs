@@ -2,6 +2,7 @@
 
 use super::{Check, DoctorTargets, bytes};
 use crate::site::filesystem::{self, Kind, Probe};
+use crate::store::{Layout, RealFs};
 use rustix::fs::{Access, access};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -25,12 +26,19 @@ pub(super) fn checks(targets: &DoctorTargets) -> Vec<Check> {
         checks.push(watch(stream, root));
     }
     checks.extend(overlaps(targets));
+    checks.extend(format(&targets.state));
     checks.extend(writable("state", &targets.state));
     for output in &targets.outputs {
         checks.extend(writable("output", output));
         checks.push(readers(output));
     }
     checks
+}
+
+/// A state that another beampilot made, or that was damaged.
+fn format(state: &Path) -> Option<Check> {
+    let error = Layout::existing(&RealFs, state).err()?;
+    Some(Check::fail("state.format", error.to_string(), "do not run until that is mended"))
 }
 
 /// The folder itself or, where it will be made later, the nearest one above it.

@@ -121,7 +121,7 @@ fn ranks(services: Arc<dyn Services>, executors: Executors) -> Result<Option<Joi
     }
     // A scheduler's SIGTERM reaches every rank; this one ends when rank 0 has drained and says so.
     let ignored = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT, signal_hook::consts::SIGUSR1] {
+    for signal in crate::site::signals::ending().into_iter().chain([signal_hook::consts::SIGUSR1]) {
         signal_hook::flag::register(signal, ignored.clone()).map_err(TransportError::Executor)?;
     }
     let (answers_out, answers) = crossbeam::channel::unbounded();

@@ -4,7 +4,9 @@
 //! - Names and contents are untrusted: only regular files of at most 64 KiB are read, links are not followed, unknown
 //!   fields and recipe keys that the campaign does not allow are refused, only `reprocess` and `urgent` can be asked.
 //! - A file counts once a version. All pilots make the same id of it, so that it becomes one request.
-//! - The file is left as it is. What came of it is written beside it as `<name>.outcome.json`, where that is possible.
+//! - Recipe keys that decide what is executed cannot be set, whatever the campaign allows.
+//! - The file is left as it is. What came of it is written beside it as `<name>.outcome.json`, where that is possible; a
+//!   name of more than 200 bytes is cut there, and digits of the whole name follow.
 
 use super::inbox::Inbox;
 use crate::campaign::{ShareInbox, Stream};
@@ -22,6 +24,9 @@ const PERIOD: Duration = Duration::from_secs(5);
 /// Files looked at in one inbox.
 const MAX_FILES: usize = 1000;
 const OUTCOME: &str = ".outcome.json";
+/// Longest name, bytes, behind which [`OUTCOME`] still makes a name that every filesystem takes.
+const LONGEST_NAME: usize = 200;
+const EXAMPLE: &str = r#"{ "request": "reprocess", "scan": "scan_001.h5", "recipe": { "center": 301.5 } }"#;
 
 /// What people write: `{ "request": "reprocess", "scan": "a.h5", "recipe": { "center": 301.5 } }`.
 #[derive(Debug, Deserialize)]
@@ -160,8 +165,19 @@ fn read(path: &Path) -> Result<String, String> {
 fn understand(text: &str, kind: &str, stream: &Stream, share: &ShareInbox) -> Result<Request, String> {
     let note: Note = match kind {
         ".toml" => toml::from_str(text).map_err(|e| format!("it is no request: {}", e.message()))?,
-        _ => serde_json::from_str(text).map_err(|e| format!("it is no request: {e}"))?,
+        // Serde would take a list for the fields in their order.
+        _ if !text.trim_start().starts_with('{') => {
+            return Err(format!("it is no request; write {EXAMPLE}"));
+        }
+        _ => serde_json::from_str(text).map_err(|e| format!("it is no request: {e}; write {EXAMPLE}"))?,
     };
+    let technique = crate::technique::registry(&stream.technique);
+    if let Some(key) = note.recipe.keys().find(|k| technique.is_some_and(|t| crate::campaign::executes(t, k))) {
+        return Err(format!(
+            "the recipe key \"{}\" decides what is executed; it cannot be set here",
+            key.escape_debug()
+        ));
+    }
     if let Some(key) = note.recipe.keys().find(|k| !share.allow.contains(k)) {
         let allowed = if share.allow.is_empty() { "none is".to_owned() } else { share.allow.join(", ") };
         return Err(format!("the recipe key \"{}\" is not allowed here; allowed: {allowed}", key.escape_debug()));
@@ -175,7 +191,13 @@ fn understand(text: &str, kind: &str, stream: &Stream, share: &ShareInbox) -> Re
 }
 
 fn outcome_path(path: &Path) -> PathBuf {
-    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let mut name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    if name.len() > LONGEST_NAME {
+        let digits = crc32fast::hash(name.as_bytes());
+        let cut = (0..=LONGEST_NAME - 9).rev().find(|&n| name.is_char_boundary(n)).unwrap_or(0);
+        name.truncate(cut);
+        name.push_str(&format!("-{digits:08x}"));
+    }
     path.with_file_name(format!("{name}{OUTCOME}"))
 }
 
@@ -223,11 +245,25 @@ mod tests {
             ("{\"request\":\"hold\",\"scan\":\"a\"}", "unknown variant"),
             ("{\"request\":\"urgent\",\"scan\":\"a\",\"stream\":\"t\"}", "unknown field"),
             ("{\"request\":\"urgent\",\"scan\":\"a\",\"recipe\":{\"center\":1}}", "no recipe"),
-            ("", "no request"),
+            ("", "no request; write {"),
+            ("[\"urgent\",\"a\",{}]", "no request; write {"),
         ] {
             let why = json(text).unwrap_err();
             assert!(why.contains(want), "{text}: {why}");
         }
+    }
+
+    #[test]
+    fn what_is_executed_cannot_be_asked_for_even_if_allowed() {
+        let mut stream = stream();
+        stream.technique = "command".to_owned();
+        let share = ShareInbox { path: "/w/asks".into(), allow: vec!["set".into(), "unit".into()] };
+        let ask = |recipe: &str| {
+            let text = format!("{{\"request\":\"reprocess\",\"scan\":\"a\",\"recipe\":{recipe}}}");
+            understand(&text, ".json", &stream, &share)
+        };
+        assert!(ask("{\"set\":{\"PATH\":\"evil\"}}").unwrap_err().contains("decides what is executed"));
+        assert!(ask("{\"unit\":\"x\"}").is_ok());
     }
 
     #[test]
@@ -242,6 +278,10 @@ mod tests {
         }
         std::fs::write(at("fine.json"), "{}").unwrap();
         assert_eq!(read(&at("fine.json")).unwrap(), "{}");
+        let long = |end: &str| at(&format!("{}{end}.json", "é".repeat(120)));
+        std::fs::write(long("a"), "{}").unwrap();
+        answer(&long("a"), &Outcome { outcome: REFUSED.into(), text: "x".into(), at_ms: 0, pilot: String::new() });
+        assert!(outcome_path(&long("a")).exists() && outcome_path(&long("a")) != outcome_path(&long("b")));
         // An answer goes where a link stood, and not through it.
         std::fs::write(at("victim"), "x").unwrap();
         std::os::unix::fs::symlink(at("victim"), at("fine.json.outcome.json")).unwrap();

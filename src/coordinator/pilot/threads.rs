@@ -12,6 +12,7 @@ use crate::coordinator::view::View;
 use crate::coordinator::writers::Writers;
 use crate::report::status::{self, ArrivalsView, Edition, PilotStatus};
 use crate::store::claims::{self, Heartbeat, Observer};
+use crate::store::layout::LayoutError;
 use crate::store::{Fs, Layout, fs};
 use crossbeam::channel::{Receiver, Sender, bounded};
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,20 +23,31 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// When the campaign's first pilot started: `since = "now"` counts from there, also for its successors.
-pub(super) fn first_pilot(fs: &dyn Fs, layout: &Layout) -> io::Result<SystemTime> {
-    fs::create_whole(fs, &layout.state.join(FIRST_PILOT), format!("{}\n", now_ms()).as_bytes())?;
-    read_first_pilot(fs, layout)
+///
+/// # Errors
+/// It cannot be made or read; or it was damaged, and only a person knows what to do without that moment.
+pub(super) fn first_pilot(fs: &dyn Fs, layout: &Layout) -> Result<SystemTime, LayoutError> {
+    let path = layout.state.join(FIRST_PILOT);
+    let made = fs::create_whole(fs, &path, format!("{}\n", now_ms()).as_bytes());
+    made.and_then(|_| read_first_pilot(fs, layout)).map_err(|source| match source.kind() {
+        _ if fs::is_damage(&source) || source.kind() == io::ErrorKind::InvalidData => LayoutError::Damaged {
+            path,
+            what: "it holds no moment in milliseconds since 1970",
+            remedy: "write the moment from which scans are wanted (`date +%s000` says now), or remove it: \
+                     `since = \"now\"` then counts from the next start",
+        },
+        _ => LayoutError::Io { path, source },
+    })
 }
 
 const FIRST_PILOT: &str = "first-pilot";
 
 /// The same, without making it so.
 pub(super) fn read_first_pilot(fs: &dyn Fs, layout: &Layout) -> io::Result<SystemTime> {
-    let path = layout.state.join(FIRST_PILOT);
-    let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
-    let text = fs.read(&path, 64).map_err(|e| if fs::is_damage(&e) { named(e) } else { e })?;
-    let ms = String::from_utf8_lossy(&text).trim().parse().map_err(io::Error::other)?;
-    Ok(UNIX_EPOCH + Duration::from_millis(ms))
+    let text = fs.read(&layout.state.join(FIRST_PILOT), 64)?;
+    let ms = String::from_utf8_lossy(&text).trim().parse::<u64>();
+    let at = ms.ok().and_then(|ms| UNIX_EPOCH.checked_add(Duration::from_millis(ms)));
+    at.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 fn now_ms() -> u64 {
@@ -117,11 +129,13 @@ pub(super) fn bridge(
     })
 }
 
-/// SIGTERM and SIGINT end the pilot within seconds, with nothing waited for; a second one ends the process at once:
-/// starting again loses nothing. SIGUSR1 (`qsig -s SIGUSR1`) drains in good order.
+/// SIGTERM, SIGINT and SIGHUP end the pilot within seconds, with nothing waited for; a second one ends the process at
+/// once: starting again loses nothing. SIGUSR1 (`qsig -s SIGUSR1`) drains in good order.
 pub(super) fn signals(mailbox: Mailbox) -> io::Result<signal_hook::iterator::Handle> {
-    use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
-    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGUSR1])?;
+    use signal_hook::consts::{SIGHUP, SIGUSR1};
+    let mut wanted = crate::site::signals::ending();
+    wanted.push(SIGUSR1);
+    let mut signals = signal_hook::iterator::Signals::new(wanted)?;
     let handle = signals.handle();
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         let mut asked = false;
@@ -132,6 +146,10 @@ pub(super) fn signals(mailbox: Mailbox) -> io::Result<signal_hook::iterator::Han
                 continue;
             }
             if asked {
+                // A terminal that closes may say so twice: the shell to its jobs, the kernel to the group in front.
+                if signal == SIGHUP {
+                    continue;
+                }
                 signal_hook::low_level::exit(75);
             }
             asked = true;

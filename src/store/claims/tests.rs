@@ -53,6 +53,17 @@ fn a_claim_whose_answer_was_lost_is_taken_again_and_nothing_of_it_adopted() {
 }
 
 #[test]
+fn a_released_claim_that_is_damaged_is_passed_over() {
+    let (_dir, layout) = bench();
+    std::fs::write(layout.claim("k", 1), "{").unwrap();
+    let tried = || try_claim(&RealFs, &RealHost, &layout, &alive("a"), "k", &Mutex::default());
+    assert_eq!(tried().unwrap_err().kind(), std::io::ErrorKind::InvalidData, "nobody knows who holds it");
+    release_quarantined(&RealFs, &layout, "k").unwrap();
+    let previous = Previous { pilot: "unknown".into(), writers_gone: false };
+    assert_eq!(tried().unwrap(), Tried::Won(Won { generation: 2, deaths: 0, previous: Some(previous) }));
+}
+
+#[test]
 fn of_many_threads_exactly_one_wins() {
     let (_dir, layout) = bench();
     let wins: usize = std::thread::scope(|s| {

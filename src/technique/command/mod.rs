@@ -112,6 +112,10 @@ impl Technique for Command {
         })
     }
 
+    fn executing_keys(&self) -> &'static [&'static str] {
+        &recipe::EXECUTING
+    }
+
     fn roles(&self) -> &'static [&'static str] {
         &template::ROLES
     }

@@ -32,6 +32,9 @@ pub const KEYS: [&str; 15] = [
     "nodes",
 ];
 
+/// Those that say what is executed, or with which environment.
+pub(super) const EXECUTING: [&str; 9] = ["run", "plan", "item", "finish", "preview", "prefix", "modules", "env", "set"];
+
 /// Which of the programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Program {
@@ -169,7 +172,7 @@ impl Recipe {
             memory_limit: memory_limit(table)?,
             exit: exit(table)?,
             max_items: whole(table, "max_items", 10_000, 1..=crate::technique::Plan::MAX_TASKS as i64)? as usize,
-            unit: text(table, "unit")?.unwrap_or("items").to_owned(),
+            unit: unit(table)?,
         })
     }
 
@@ -288,6 +291,16 @@ fn set(table: &Table) -> Result<BTreeMap<String, String>, RecipeError> {
 fn text<'t>(table: &'t Table, key: &str) -> Result<Option<&'t str>, RecipeError> {
     let wrong = || error(key, "expected a text", format!("write {key} = \"…\""));
     table.get(key).map(|v| v.as_str().filter(|s| !s.is_empty()).ok_or_else(wrong)).transpose()
+}
+
+/// It is shown on terminals.
+fn unit(table: &Table) -> Result<String, RecipeError> {
+    let unit = text(table, "unit")?.unwrap_or("items");
+    if unit.chars().any(char::is_control) {
+        let problem = format!("\"{}\" has control characters", unit.escape_debug());
+        return Err(error("unit", problem, "write a word, as in unit = \"spots\""));
+    }
+    Ok(unit.to_owned())
 }
 
 fn whole(table: &Table, key: &str, default: i64, range: std::ops::RangeInclusive<i64>) -> Result<i64, RecipeError> {

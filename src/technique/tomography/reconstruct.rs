@@ -7,7 +7,8 @@
 use crate::arrivals::scan::{FileStamp, Scan};
 use crate::store::layout::bundle_stem;
 use crate::technique::{
-    Fault, JobContext, Plan, RecipeError, Resources, TaskContext, TaskKind, TaskOutput, TaskRecord, TaskSpec, Technique,
+    Fault, JobContext, Plan, RecipeError, Resources, TaskContext, TaskKind, TaskOutput, TaskRecord, TaskSpec,
+    Technique, is_storage_error,
 };
 use std::collections::BTreeMap;
 use std::os::unix::fs::DirBuilderExt;
@@ -62,6 +63,16 @@ pub enum ReconstructError {
     /// The recipe cannot be used.
     #[error("recipe: {0}")]
     Recipe(#[from] RecipeError),
+    /// The folder for the bundle cannot be made, for a reason that waiting does not mend.
+    #[error("{}: {why}; name a folder that can be made", path.display())]
+    Output {
+        /// The folder.
+        path: PathBuf,
+        /// Its kind, for exit codes.
+        kind: std::io::ErrorKind,
+        /// What the filesystem said.
+        why: String,
+    },
     /// The scan, the storage or the program.
     #[error(transparent)]
     Fault(#[from] Fault),
@@ -83,8 +94,8 @@ pub fn reconstruct(
     let recipe = technique.recipe_at(&options.recipe, &here)?.to_string();
     let scan = scan_of(&options.scan, &options.roles, technique)?;
     let name = bundle_stem(&scan.name, &scan.name);
-    std::fs::create_dir_all(&options.output).map_err(|e| Fault::writing(&options.output, &e))?;
-    let output = options.output.canonicalize().map_err(|e| Fault::writing(&options.output, &e))?;
+    let mut folders = Folders::make(&options.output).map_err(|e| no_output(&options.output, &e))?;
+    let output = options.output.canonicalize().map_err(|e| no_output(&options.output, &e))?;
     let staging = Staging::make(&output, &name)?;
     let job = JobContext {
         job: 0,
@@ -110,7 +121,44 @@ pub fn reconstruct(
         seal(&staging.path, &run.job, &finished)?;
     }
     let bundle = staging.publish(&output, &name)?;
+    folders.keep();
     Ok(Reconstruction { bundle, output: finished, records: run.records })
+}
+
+fn no_output(path: &Path, e: &std::io::Error) -> ReconstructError {
+    if is_storage_error(e) {
+        return Fault::writing(path, e).into();
+    }
+    ReconstructError::Output { path: path.to_owned(), kind: e.kind(), why: e.to_string() }
+}
+
+/// Folders that were made for the bundle; they go again, if they are empty, when none comes.
+struct Folders {
+    /// The innermost first.
+    made: Vec<PathBuf>,
+}
+
+impl Folders {
+    fn make(output: &Path) -> std::io::Result<Self> {
+        let named = output.ancestors().filter(|p| !p.as_os_str().is_empty());
+        let missing = named.take_while(|p| p.symlink_metadata().is_err()).map(Path::to_path_buf).collect();
+        let folders = Self { made: missing };
+        std::fs::create_dir_all(output)?;
+        Ok(folders)
+    }
+
+    fn keep(&mut self) {
+        self.made.clear();
+    }
+}
+
+impl Drop for Folders {
+    fn drop(&mut self) {
+        for folder in &self.made {
+            // One in which others have put something stays.
+            let _ = std::fs::remove_dir(folder);
+        }
+    }
 }
 
 fn spec(label: &str, kind: TaskKind) -> TaskSpec {
@@ -283,16 +331,16 @@ struct Staging {
 }
 
 impl Staging {
-    fn make(output: &Path, name: &str) -> Result<Self, Fault> {
+    fn make(output: &Path, name: &str) -> Result<Self, ReconstructError> {
         for n in 0..1000 {
             let path = output.join(format!(".staging-{name}.{}.{n}", std::process::id()));
             match std::fs::DirBuilder::new().mode(0o700).create(&path) {
                 Ok(()) => return Ok(Self { path }),
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-                Err(e) => return Err(Fault::writing(&path, &e)),
+                Err(e) => return Err(no_output(&path, &e)),
             }
         }
-        Err(Fault::Task(format!("{}: a thousand unfinished bundles of {name} lie here", output.display())))
+        Err(Fault::Task(format!("{}: a thousand unfinished bundles of {name} lie here", output.display())).into())
     }
 
     fn publish(self, output: &Path, name: &str) -> Result<PathBuf, Fault> {
