@@ -9,6 +9,7 @@ use crate::store::layout::LayoutError;
 use crate::store::records::now_ms;
 use crate::store::requests::{self, Asked};
 use crate::store::{Layout, RealFs};
+use anyhow::Context;
 use std::path::{Path, PathBuf};
 
 /// The campaign, for subcommands that are about a scan.
@@ -18,6 +19,9 @@ pub struct CampaignArg {
     #[arg(short, long, global = true, value_name = "CAMPAIGN.toml", default_value = "campaign.toml")]
     pub campaign: PathBuf,
 }
+
+/// Folders of the state without which nothing true can be said of a campaign.
+const NEEDED: [&str; 4] = ["claims", "published", "quarantine", "status"];
 
 /// A campaign with its state.
 pub struct Opened {
@@ -81,7 +85,7 @@ pub fn open(file: &Path) -> anyhow::Result<Opened> {
         );
         return Err(what).or_exit(Exit::TryLater);
     };
-    if let Some(gone) = Layout::FOLDERS.iter().map(|f| layout.state.join(f)).find(|f| !f.exists()) {
+    if let Some(gone) = NEEDED.iter().map(|f| layout.state.join(f)).find(|f| !f.exists()) {
         let what = anyhow::anyhow!(
             "{}: this folder of the state is missing; a pilot that starts makes it again, empty",
             gone.display()
@@ -105,7 +109,7 @@ impl Opened {
     /// # Errors
     /// The inbox cannot be listed.
     pub fn asked(&self) -> anyhow::Result<Vec<Asked>> {
-        Ok(requests::all(&RealFs, &self.layout)?)
+        requests::all(&RealFs, &self.layout).with_context(|| self.layout.state.join("requests").display().to_string())
     }
 
     /// The scan that a person means.

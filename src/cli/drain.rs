@@ -4,6 +4,7 @@ use super::campaign::{self, Opened};
 use super::{Exit, OrExit};
 use crate::store::fs::create_whole;
 use crate::store::{Fs, RealFs};
+use anyhow::Context;
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::io;
@@ -69,7 +70,7 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
                 _ => {}
             }
         } else {
-            create_whole(&RealFs, &sentinel, b"")?;
+            create_whole(&RealFs, &sentinel, b"").with_context(|| sentinel.display().to_string())?;
         }
     }
     let mut ended = Vec::new();
@@ -126,7 +127,8 @@ fn to_drain(opened: &Opened, args: &Args) -> anyhow::Result<Vec<String>> {
 }
 
 fn to_cancel(opened: &Opened, args: &Args) -> anyhow::Result<Vec<String>> {
-    let there: Vec<String> = RealFs.list(&opened.layout.state.join("drain"))?;
+    let folder = opened.layout.state.join("drain");
+    let there: Vec<String> = RealFs.list(&folder).with_context(|| folder.display().to_string())?;
     let there = there.into_iter().filter(|n| !n.starts_with('.'));
     Ok(match &args.pilot {
         Some(pilot) => there.filter(|n| n == pilot).collect(),
