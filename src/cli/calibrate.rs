@@ -1,6 +1,6 @@
 //! `beampilot calibrate`: the pose of a coded mask, from a point on a thin film.
 
-use super::reconstruct::{entry, recipe_table};
+use super::reconstruct::{entry, failed, recipe_table};
 use super::{Exit, OrExit};
 use crate::technique::Fault;
 use crate::technique::laue::calibrate::{Calibration, PARAMETERS, picture};
@@ -39,16 +39,7 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
         let what = anyhow!("{}: there is no such file", args.point.display());
         return Err(what).or_exit(Exit::NoInput);
     }
-    let found = calibrate(&args.point, &recipe_table(&args.recipe));
-    let found = match found {
-        Ok(found) => found,
-        Err(crate::technique::tomography::reconstruct::ReconstructError::Recipe(e)) => {
-            return Err(e).or_exit(Exit::Config);
-        }
-        Err(crate::technique::tomography::reconstruct::ReconstructError::Fault(fault)) => {
-            return Err(super::fault(&fault));
-        }
-    };
+    let found = calibrate(&args.point, &recipe_table(&args.recipe)).map_err(failed)?;
     if let Some(path) = &args.picture {
         let svg = picture(&found).map_err(|e| super::fault(&Fault::Task(e)))?;
         std::fs::write(path, svg).map_err(|e| super::fault(&Fault::writing(path, &e)))?;

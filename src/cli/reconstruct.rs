@@ -1,5 +1,6 @@
 //! `beampilot reconstruct`: one scan, here and now, without a campaign.
 
+use super::exit::coded;
 use super::{Exit, OrExit};
 use crate::publish;
 use crate::technique::tomography::reconstruct::{Progress, ReconstructError, ReconstructOptions, reconstruct};
@@ -113,17 +114,20 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
         }
     });
     bar.finish_and_clear();
-    let done = match done {
-        Ok(done) => done,
-        Err(ReconstructError::Recipe(e)) => return Err(e).or_exit(Exit::Config),
-        Err(e @ ReconstructError::Output { kind, .. }) => {
-            let denied = kind == std::io::ErrorKind::PermissionDenied;
-            return Err(e).or_exit(if denied { Exit::Permission } else { Exit::CannotCreate });
-        }
-        Err(ReconstructError::Fault(fault)) => return Err(super::fault(&fault)),
-    };
+    let done = done.map_err(failed)?;
     super::print(&format!("{}\n", done.bundle.display()))?;
     Ok(Exit::Done)
+}
+
+/// An error with its exit code.
+pub(super) fn failed(error: ReconstructError) -> anyhow::Error {
+    let exit = match &error {
+        ReconstructError::Recipe(_) => Exit::Config,
+        ReconstructError::Output { kind: std::io::ErrorKind::PermissionDenied, .. } => Exit::Permission,
+        ReconstructError::Output { .. } => Exit::CannotCreate,
+        ReconstructError::Fault(fault) => return super::fault(fault),
+    };
+    coded(exit, error.into())
 }
 
 fn seal(job: &JobContext, output: &TaskOutput) -> Result<(), Fault> {

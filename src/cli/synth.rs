@@ -189,8 +189,25 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
     }
 }
 
+/// Nothing is replaced: a scan that somebody measured, or a device, must not give way to one that nobody did.
+fn can_be_made<const N: usize>(paths: [Option<&PathBuf>; N]) -> anyhow::Result<()> {
+    for path in paths.into_iter().flatten() {
+        if path.symlink_metadata().is_ok() {
+            let what = anyhow::anyhow!("{}: exists already; remove it, or choose another name", path.display());
+            return Err(what).or_exit(Exit::CannotCreate);
+        }
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+        if let Some(folder) = folder.filter(|p| !p.is_dir()) {
+            let what = anyhow::anyhow!("{}: there is no such folder; make it first", folder.display());
+            return Err(what).or_exit(Exit::CannotCreate);
+        }
+    }
+    Ok(())
+}
+
 fn laue(args: LaueArgs) -> anyhow::Result<Exit> {
     use crate::technique::laue::synth::{self, SynthOptions};
+    can_be_made([Some(&args.out), args.configuration.as_ref(), args.truth.as_ref()])?;
     let options = SynthOptions {
         out: args.out,
         aperture: match args.aperture {
@@ -222,18 +239,7 @@ fn laue(args: LaueArgs) -> anyhow::Result<Exit> {
 
 fn tomography(args: TomographyArgs) -> anyhow::Result<Exit> {
     let slow = args.slow.map(Duration::try_from_secs_f64).transpose().context("--slow").or_exit(Exit::Usage)?;
-    for path in [Some(&args.out), args.truth.as_ref()].into_iter().flatten() {
-        // A scan that somebody measured, or a device, must not be replaced by one that nobody did.
-        if path.symlink_metadata().is_ok() {
-            let what = anyhow::anyhow!("{}: exists already; remove it, or choose another name", path.display());
-            return Err(what).or_exit(Exit::CannotCreate);
-        }
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
-        if let Some(folder) = folder.filter(|p| !p.is_dir()) {
-            let what = anyhow::anyhow!("{}: there is no such folder; make it first", folder.display());
-            return Err(what).or_exit(Exit::CannotCreate);
-        }
-    }
+    can_be_made([Some(&args.out), args.truth.as_ref()])?;
     let options = SynthOptions {
         out: args.out,
         size: args.size,
