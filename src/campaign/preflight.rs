@@ -66,6 +66,12 @@ fn unwatchable(path: &Path) -> Option<(String, &'static str)> {
     }
 }
 
+/// What a full or failing filesystem says; `tempfile` keeps an error's kind, not its number.
+fn is_passing(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StaleNetworkFileHandle, StorageFull, TimedOut};
+    matches!(kind, QuotaExceeded | ReadOnlyFilesystem | StaleNetworkFileHandle | StorageFull | TimedOut)
+}
+
 /// Room for what beampilot puts behind a folder's path: a bundle or claim, and a file in it.
 const ROOM: usize = 600;
 /// PATH_MAX of Linux, with the zero at its end.
@@ -104,7 +110,7 @@ fn unwritable(path: &Path) -> Option<(String, &'static str)> {
     match tempfile::NamedTempFile::with_prefix_in(".beampilot-check-", existing) {
         Ok(_) => None,
         // Nobody's mistake: the run waits, or says that it cannot start now.
-        Err(e) if crate::technique::is_storage_error(&e) => {
+        Err(e) if is_passing(e.kind()) => {
             tracing::warn!(folder = %existing.display(), error = %e, "cannot be written now");
             None
         }

@@ -107,7 +107,7 @@ pub fn try_claim(
         let (pilot, owner, died) = match record(fs, layout, key, generation) {
             Ok(record) => (record.owner.pilot.clone(), Some(record.owner), record.deaths),
             // A person released it: who held it no longer matters, and nothing of it is adopted.
-            Err(e) if released.is_some() && is_damage(&e) => ("unknown".to_owned(), None, 0),
+            Err(e) if released.is_some() && e.kind() == io::ErrorKind::InvalidData => ("unknown".to_owned(), None, 0),
             Err(e) => return Err(e),
         };
         deaths = if released.as_ref().is_some_and(|r| r.forgiven) { 0 } else { died };

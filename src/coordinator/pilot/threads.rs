@@ -30,7 +30,7 @@ pub(super) fn first_pilot(fs: &dyn Fs, layout: &Layout) -> Result<SystemTime, La
     let path = layout.state.join(FIRST_PILOT);
     let made = fs::create_whole(fs, &path, format!("{}\n", now_ms()).as_bytes());
     made.and_then(|_| read_first_pilot(fs, layout)).map_err(|source| match source.kind() {
-        io::ErrorKind::InvalidData | io::ErrorKind::FileTooLarge => LayoutError::Damaged {
+        _ if fs::is_damage(&source) || source.kind() == io::ErrorKind::InvalidData => LayoutError::Damaged {
             path,
             what: "it holds no moment in milliseconds since 1970",
             remedy: "write the moment from which scans are wanted (`date +%s000` says now), or remove it: \
@@ -44,9 +44,7 @@ const FIRST_PILOT: &str = "first-pilot";
 
 /// The same, without making it so.
 pub(super) fn read_first_pilot(fs: &dyn Fs, layout: &Layout) -> io::Result<SystemTime> {
-    let text = fs
-        .read(&layout.state.join(FIRST_PILOT), 64)
-        .map_err(|e| if fs::is_damage(&e) { io::Error::new(io::ErrorKind::InvalidData, e) } else { e })?;
+    let text = fs.read(&layout.state.join(FIRST_PILOT), 64)?;
     let ms = String::from_utf8_lossy(&text).trim().parse::<u64>();
     let at = ms.ok().and_then(|ms| UNIX_EPOCH.checked_add(Duration::from_millis(ms)));
     at.ok_or_else(|| io::ErrorKind::InvalidData.into())
