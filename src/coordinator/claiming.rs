@@ -80,13 +80,11 @@ impl Core {
         // While a job runs alone nothing else is put at risk beside it.
         let alone =
             self.alone.iter().any(|no| self.jobs.get(no).is_some_and(|j| j.is_active() && !self.is_held(j.stream)));
-        if alone
-            || self.draining
-            || self.workers.is_empty()
-            || self.storage != Storage::Fine
-            || self.unclaimed.is_empty()
-        {
+        if self.draining || self.workers.is_empty() || self.storage != Storage::Fine || self.unclaimed.is_empty() {
             return;
+        }
+        if alone {
+            return self.claim_uncertain();
         }
         let mut backlog = self.backlog_s();
         while backlog < self.limits.claim_ahead_s {
@@ -107,10 +105,24 @@ impl Core {
         }
     }
 
+    /// Asks again for what may be ours already: what runs alone waits for the answer.
+    fn claim_uncertain(&mut self) {
+        let uncertain = |(no, j): (&JobNo, &Job)| (j.uncertain && j.phase == Phase::Unclaimed).then_some(*no);
+        for no in self.jobs.iter().filter_map(uncertain).collect::<Vec<_>>() {
+            self.unplace(no);
+            let Some(job) = self.jobs.get_mut(&no) else { continue };
+            job.phase = Phase::Claiming;
+            let action = Action::Claim { job: no, key: job.key.clone(), scan: Box::new(job.scan.clone()) };
+            self.order(action);
+        }
+    }
+
     pub(super) fn on_claimed(&mut self, now: Time, no: JobNo, outcome: ClaimOutcome) {
         let Some(job) = self.jobs.get_mut(&no).filter(|j| j.phase == Phase::Claiming) else {
             return;
         };
+        // The claim may have been made, and the answer lost.
+        job.uncertain = matches!(outcome, ClaimOutcome::Storage(_));
         match outcome {
             ClaimOutcome::Won { generation, staging, deaths, adopted } => {
                 job.claim = Some(Claim { generation, staging });

@@ -133,6 +133,8 @@ pub struct Job {
     pub place: Option<Place>,
     /// Owners and workers that died for no known reason while this job was in flight.
     pub deaths: u32,
+    /// The last try to claim it failed with an error: it may be ours nevertheless.
+    pub uncertain: bool,
     /// Tasks that wait for their next try, with its time.
     pub delayed: Vec<(super::event::Time, usize)>,
     /// News of the scan that wait until the disk has answered for this job.
@@ -168,6 +170,7 @@ impl Job {
             epoch: 0,
             place: None,
             deaths: 0,
+            uncertain: false,
             delayed: Vec::new(),
             successor: None,
             adopted: BTreeMap::new(),

@@ -93,7 +93,7 @@ impl Core {
     fn may_die_beside(&self, no: JobNo) -> bool {
         let ends = |j: &Job| matches!(j.phase, Phase::Publishing { .. } | Phase::Quarantining { .. });
         let ending = |other: &JobNo| *other != no && self.jobs.get(other).is_some_and(ends);
-        self.alone.iter().any(ending) || self.jobs.values().any(|j| j.phase == Phase::Claiming)
+        self.alone.iter().any(ending) || self.jobs.values().any(|j| j.phase == Phase::Claiming || j.uncertain)
     }
 
     /// A job that was in flight at too many deaths runs while nothing else does. True while there is such a job: the
