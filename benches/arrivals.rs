@@ -77,7 +77,7 @@ fn main() {
                 let number: usize = scan.name["new_".len()..scan.name.len() - 3].parse().expect("a number");
                 delays.push(written[number].elapsed().as_secs_f64() - QUIET.as_secs_f64());
                 let (stream, version) = (scan.stream.clone(), scan.version());
-                let done = ArrivalCommand::Done { stream, name: scan.name, version };
+                let done = ArrivalCommand::Done { stream, name: scan.name, version, linked: Default::default() };
                 tell.send(done).expect("a listener");
             }
         }

@@ -234,10 +234,10 @@ fn main() {
         "search": searches(&base, &pixels[0]),
         "wire_seconds_per_pixel": wire(2000),
     });
-    if let Some(dir) = value("--dump") {
-        if let Err(e) = dump(&dir, &base, &pixels, &found_full, full) {
-            eprintln!("{}: {e}", dir.display());
-        }
+    if let Some(dir) = value("--dump")
+        && let Err(e) = dump(&dir, &base, &pixels, &found_full, full)
+    {
+        eprintln!("{}: {e}", dir.display());
     }
     if let Some(path) = value("--curves") {
         match curves(&path, if has("--quick") { 200 } else { 2000 }) {

@@ -73,7 +73,7 @@ impl World {
         let ended = |of: &std::collections::BTreeMap<String, u32>| of.get(key).copied().unwrap_or(0);
         match self.seen.get(base).copied() {
             Some("bad") => Ok(()),
-            Some("killer") if ended(&self.killed) == 3 => Ok(()),
+            Some("killer") if ended(&self.killed) >= 3 => Ok(()),
             Some("killer") => {
                 Err(format!("{key} ended {} executors and was quarantined: {}", ended(&self.killed), self.reason(key)))
             }
@@ -106,7 +106,11 @@ impl World {
         let Some(owner) = self.owner_of(key, generation).filter(|_| !self.released(key, generation)) else {
             return Ok(());
         };
-        let writes = |w: &&usize| self.procs[self.workers[**w].proc].alive;
+        // One that waits for its place in the heartbeat was given nothing yet.
+        let writes = |w: &&usize| {
+            let worker = &self.workers[**w];
+            self.procs[worker.proc].alive && worker.listed == Some(worker.proc)
+        };
         match self.pilots[owner].workers.iter().find(writes) {
             Some(w) => Err(format!("parts of {key}.{generation} were adopted while executor {w} of it runs")),
             None => Ok(()),

@@ -68,15 +68,20 @@ impl World {
     pub fn executor_died(&mut self, w: usize, attempt: AttemptNo, staging: &str, key: &str) {
         let p = self.workers[w].pilot;
         let waiting: Vec<AttemptNo> = self.workers[w].queue.iter().map(|(a, _, _)| *a).collect();
-        let kills = self.kills.entry(format!("{} {staging}", self.pilots[p].id)).or_default();
+        let claim = format!("{} {staging}", self.pilots[p].id);
+        let kills = self.kills.entry(claim.clone()).or_default();
         *kills += 1;
         let kills = *kills;
+        // A pilot that stands still hears of it late, and may have given the worker up when it does.
+        let unheard = self.unheard.entry(claim).or_default();
+        *unheard += u32::from(self.procs[self.pilots[p].proc].paused);
+        let unheard = *unheard;
         let most = self.killed.entry(key.to_owned()).or_default();
         *most = kills.max(*most);
-        if kills > 3 {
+        if kills > 3 + unheard {
             self.blame(format!("{key} ended {kills} executors of {}", self.pilots[p].id));
         }
-        if kills == 3 && !waiting.is_empty() {
+        if kills == 3 && unheard == 0 && !waiting.is_empty() {
             self.blame(format!("{key} shared the third executor that it ended with {waiting:?}"));
         }
         self.schedule.cover("scan kills executor", super::faults::Phase::Computing);

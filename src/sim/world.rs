@@ -167,6 +167,8 @@ pub struct World {
     pub editions: Vec<(u64, &'static Campaign)>,
     /// Executors that a scan ended, by pilot and staging; the most of one claim, by key; pilots that it ended, by key.
     pub kills: BTreeMap<String, u32>,
+    /// Those of which the pilot heard late.
+    pub unheard: BTreeMap<String, u32>,
     pub killed: BTreeMap<String, u32>,
     pub deaths: BTreeMap<String, u32>,
     /// Pilots that sleep, by process, until others take this key from them.
@@ -210,6 +212,7 @@ impl World {
             wanted: Wanted::default(),
             editions: vec![(0, &CAMPAIGNS[0])],
             kills: BTreeMap::new(),
+            unheard: BTreeMap::new(),
             killed: BTreeMap::new(),
             deaths: BTreeMap::new(),
             dozing: BTreeMap::new(),

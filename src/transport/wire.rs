@@ -50,6 +50,8 @@ pub enum ToWorker {
 }
 
 /// From a worker.
+// Most messages are the largest one, and none is kept.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum FromWorker {
     /// First message.

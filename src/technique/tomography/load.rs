@@ -188,9 +188,9 @@ mod tests {
         std::fs::write(&file, b"frames").unwrap();
         let stamp = FileStamp::from_metadata(&file, &std::fs::metadata(&file).unwrap());
         let with = |quiet_ms| Scan { quiet_ms, ..Scan::default() };
-        let fault = settled(&with(3_600_000), &[stamp.clone()]).unwrap_err();
+        let fault = settled(&with(3_600_000), std::slice::from_ref(&stamp)).unwrap_err();
         assert!(matches!(&fault, Fault::NotYet(why) if why.contains("frames.h5")), "{fault}");
-        assert!(settled(&with(0), &[stamp.clone()]).is_ok() && settled(&with(3_600_000), &[]).is_ok());
+        assert!(settled(&with(0), std::slice::from_ref(&stamp)).is_ok() && settled(&with(3_600_000), &[]).is_ok());
         let old = FileStamp { ctime_ns: stamp.ctime_ns - 3_600_000_000_000, ..stamp };
         assert!(settled(&with(3_600_000), &[old]).is_ok());
     }
