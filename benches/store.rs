@@ -108,6 +108,7 @@ fn restart(layout: &Layout) -> std::io::Result<()> {
             preview_s: None,
             items: "64 slices".into(),
             pilot: "bench-dead".into(),
+            linked: Vec::new(),
         };
         // Written plainly: how long writing takes is not the question here.
         if n < 1 {
