@@ -13,7 +13,7 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags};
 use rustix::net::{Shutdown, SocketType, recvmsg, send, shutdown, socketpair};
-use rustix::process::{Pid, WaitOptions, getpgid, getpgrp, waitpid};
+use rustix::process::{Pid, WaitOptions, waitpid};
 use std::collections::BTreeMap;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -201,12 +201,9 @@ impl Shared {
             }
             // The kernel killed the executors; what they had started is below us now. What they start is in groups of its
             // own, or says whose it is; nothing else below a rank does either, the other keeper apart.
-            let (mine, ours) = (format!("{}.", std::process::id()), getpgrp());
+            let (mine, ours) = (format!("{}.", std::process::id()), tree::group(0));
             let spare = locked(&self.spare).as_ref().map(|line| line.pid);
-            let grouped = |pid: u32| {
-                let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-                pid.is_some_and(|pid| getpgid(Some(pid)).is_ok_and(|group| group != ours))
-            };
+            let grouped = |pid: u32| tree::group(pid).is_some_and(|group| Some(group) != ours);
             let marked = |pid| tree::variable(pid, MARK).is_some_and(|m| m.starts_with(&mine));
             let stray = |pid| Some(pid) != spare && (grouped(pid) || marked(pid));
             tree::kill_below(std::process::id(), 20, stray, || {});

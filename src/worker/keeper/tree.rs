@@ -22,6 +22,14 @@ fn stat(pid: u32) -> Option<(u32, bool)> {
     Some((fields.next()?.parse().ok()?, lives))
 }
 
+/// The process group of a process, of this one for 0; none of one that is gone. It is 0 where the group's leader lives
+/// outside this container's process numbers, which `rustix` takes for impossible.
+pub fn group(pid: u32) -> Option<i32> {
+    // SAFETY: takes and returns plain numbers.
+    let group = unsafe { libc::getpgid(i32::try_from(pid).ok()?) };
+    (group >= 0).then_some(group)
+}
+
 /// The parent of a process that lives; none of a zombie.
 pub fn parent(pid: u32) -> Option<u32> {
     stat(pid).filter(|(_, lives)| *lives).map(|(parent, _)| parent)
