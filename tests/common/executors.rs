@@ -76,7 +76,7 @@ pub fn a_stopped_executor_is_replaced(launcher: Launcher) {
 /// A keeper that dies takes its executors along, and nothing stays behind; the one that waited takes its place, and is
 /// replaced itself, again and again.
 pub fn a_killed_keeper_is_replaced(launcher: Launcher) {
-    let (rig, mut pilot) = busy(launcher, &["--once"]);
+    let (rig, mut pilot) = busy(launcher, &[]);
     let ranks = set(pilot.pids(Role::Rank));
     rig.wait("every rank has two keepers", || pilot.pids(Role::Keeper).len() == 2 * ranks.len());
     for spare in [true, false, false] {
@@ -94,8 +94,8 @@ pub fn a_killed_keeper_is_replaced(launcher: Launcher) {
         eprintln!("a keeper ({}) was replaced after {took:.0?}", if spare { "that waited" } else { "that worked" });
     }
     assert_eq!(set(pilot.pids(Role::Rank)), ranks, "the ranks live");
-    assert_eq!(pilot.exit_code(), Some(0), "{}", pilot.log());
-    assert_eq!(rig.published()["a.h5"].len(), 1);
+    rig.wait_published("a.h5", 1);
+    assert_eq!(pilot.drain(), Some(0), "{}", pilot.log());
 }
 
 /// Nothing outlives a rank that is killed.
