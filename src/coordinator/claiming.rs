@@ -80,11 +80,15 @@ impl Core {
         // While a job runs alone nothing else is put at risk beside it.
         let alone =
             self.alone.iter().any(|no| self.jobs.get(no).is_some_and(|j| j.is_active() && !self.is_held(j.stream)));
-        if self.draining || self.workers.is_empty() || self.storage != Storage::Fine || self.unclaimed.is_empty() {
+        if self.workers.is_empty() || self.storage != Storage::Fine {
             return;
         }
         if alone {
+            // Also while draining, as it is waited for.
             return self.claim_uncertain();
+        }
+        if self.draining || self.unclaimed.is_empty() {
+            return;
         }
         let mut backlog = self.backlog_s();
         while backlog < self.limits.claim_ahead_s {
