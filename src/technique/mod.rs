@@ -5,6 +5,7 @@ pub mod command;
 pub mod laue;
 pub mod plan;
 pub mod tomography;
+mod winners;
 
 pub use plan::*;
 

@@ -15,10 +15,9 @@ use super::slab::Sums;
 use super::source::Header;
 use super::stack::{PartOf, write_whole};
 use crate::formats::part::{sha256_of, write_new};
+use crate::technique::winners::{public_name, remove, rename, settle, sweep};
 use crate::technique::{Fault, OutputFile, TaskContext, TaskKind, TaskOutput, TaskRecord};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
-use std::io::ErrorKind;
 use std::path::Path;
 
 /// Parts up to this size together become one plain file.
@@ -109,7 +108,7 @@ pub(crate) fn store(
     rename(staging, &own, POINT)?;
     files.push(OutputFile { path: POINT.to_owned(), ..made });
     files.extend(public(staging, &ctx.job.carry)?);
-    sweep(staging, &files)?;
+    sweep(staging, &["parts", "preview", "depths", "calibration"], &files)?;
     files.sort_by(|a, b| a.path.cmp(&b.path));
     let mut pixels = serde_json::Map::new();
     for (name, n) in flag::NAMES.iter().chain(&["resolved"]).zip(sums.pixels) {
@@ -153,83 +152,8 @@ fn there(staging: &Path, relative: &str) -> Result<OutputFile, Fault> {
     Ok(OutputFile { path: relative.to_owned(), bytes, sha256: sha256_of(&path).map_err(failed)? })
 }
 
-/// The recorded files of previews, calibration and depths under their public names: `sum.a3.png` becomes `sum.png`.
+/// The recorded files of previews, calibration and depths under their public names.
 fn public(staging: &Path, carry: &[TaskRecord]) -> Result<Vec<OutputFile>, Fault> {
-    let mut files = Vec::new();
-    for record in carry.iter().filter(|r| !r.label.starts_with("slab-")) {
-        for file in &record.output.files {
-            let name = public_name(&file.path);
-            match rename(staging, &file.path, &name) {
-                Ok(()) => {}
-                // A repetition finds it renamed already; anything else is a real fault.
-                Err(_) if staging.join(&name).metadata().is_ok_and(|m| m.len() == file.bytes) => {}
-                Err(fault) => return Err(fault),
-            }
-            files.push(OutputFile { path: name, ..file.clone() });
-        }
-    }
-    Ok(files)
-}
-
-/// A name without its attempt number.
-fn public_name(path: &str) -> String {
-    let Some((stem, extension)) = path.rsplit_once('.') else { return path.to_owned() };
-    match stem.rsplit_once(".a") {
-        Some((name, attempt)) if !attempt.is_empty() && attempt.bytes().all(|b| b.is_ascii_digit()) => {
-            format!("{name}.{extension}")
-        }
-        _ => path.to_owned(),
-    }
-}
-
-/// Removes what is in our folders and not in the bundle: files of attempts that lost, merged parts.
-fn sweep(staging: &Path, files: &[OutputFile]) -> Result<(), Fault> {
-    let kept: BTreeSet<&str> = files.iter().map(|f| f.path.as_str()).collect();
-    for folder in ["parts", "preview", "depths", "calibration"] {
-        let path = staging.join(folder);
-        let entries = match std::fs::read_dir(&path) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == ErrorKind::NotFound => continue,
-            Err(e) => return Err(Fault::writing(&path, &e)),
-        };
-        let mut left = 0;
-        for entry in entries {
-            let entry = entry.map_err(|e| Fault::writing(&path, &e))?;
-            let name = format!("{folder}/{}", entry.file_name().to_string_lossy());
-            if kept.contains(name.as_str()) {
-                left += 1;
-            } else {
-                remove(&entry.path())?;
-            }
-        }
-        if left == 0 {
-            // Not empty, when a stalled twin has just written into it: then its file stays, unlisted and harmless.
-            let _ = std::fs::remove_dir(&path);
-        }
-    }
-    Ok(())
-}
-
-fn remove(path: &Path) -> Result<(), Fault> {
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != ErrorKind::NotFound => Err(Fault::writing(path, &e)),
-        _ => Ok(()),
-    }
-}
-
-fn rename(staging: &Path, from: &str, to: &str) -> Result<(), Fault> {
-    let to = staging.join(to);
-    std::fs::rename(staging.join(from), &to).map_err(|e| Fault::writing(&to, &e))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn attempts_vanish_from_public_names() {
-        assert_eq!(public_name("depths/scan_3.a12.h5"), "depths/scan_3.h5");
-        assert_eq!(public_name("preview/sum.png"), "preview/sum.png");
-        assert_eq!(public_name("x.abc.png"), "x.abc.png");
-    }
+    let records = carry.iter().filter(|r| !r.label.starts_with("slab-"));
+    records.flat_map(|r| &r.output.files).map(|f| settle(staging, f, public_name(&f.path))).collect()
 }

@@ -18,9 +18,8 @@ use super::tasks::SlabNote;
 use crate::formats::output::{Scale, dtype};
 use crate::formats::part::{VolumeAttributes, sha256_of};
 use crate::formats::volume::{PartOf, merge, virtual_over};
+use crate::technique::winners::{public_name, remove, rename, settle, sweep};
 use crate::technique::{Fault, OutputFile, TaskContext, TaskKind, TaskOutput, TaskRecord};
-use std::collections::BTreeSet;
-use std::io::ErrorKind;
 use std::path::Path;
 
 /// Volumes up to this size are one plain file.
@@ -85,7 +84,7 @@ pub(crate) fn store(
         files.extend(parts.iter().map(|p| p.file.clone()));
     }
     files.extend(previews(staging, &ctx.job.carry)?);
-    sweep(staging, &files)?;
+    sweep(staging, &["parts", "preview", "scratch"], &files)?;
     super::preview::withdraw(ctx);
     files.sort_by(|a, b| a.path.cmp(&b.path));
     let carry = serde_json::json!({
@@ -183,83 +182,8 @@ fn merged(
     Ok(OutputFile { path: RESULT.to_owned(), ..made })
 }
 
-/// The recorded previews under their public names: `slice.a3.png` becomes `slice.png`.
+/// The recorded previews under their public names.
 fn previews(staging: &Path, carry: &[TaskRecord]) -> Result<Vec<OutputFile>, Fault> {
-    let mut files = Vec::new();
-    for record in carry.iter().filter(|r| r.kind == TaskKind::Preview) {
-        for file in &record.output.files {
-            let public = public_name(&file.path);
-            match rename(staging, &file.path, &public) {
-                Ok(()) => {}
-                // A repetition finds it renamed already; anything else is a real fault.
-                Err(_) if staging.join(&public).metadata().is_ok_and(|m| m.len() == file.bytes) => {}
-                Err(fault) => return Err(fault),
-            }
-            files.push(OutputFile { path: public, ..file.clone() });
-        }
-    }
-    Ok(files)
-}
-
-/// A name without its attempt number.
-fn public_name(path: &str) -> String {
-    let Some((stem, extension)) = path.rsplit_once('.') else { return path.to_owned() };
-    match stem.rsplit_once(".a") {
-        Some((name, attempt)) if !attempt.is_empty() && attempt.bytes().all(|b| b.is_ascii_digit()) => {
-            format!("{name}.{extension}")
-        }
-        _ => path.to_owned(),
-    }
-}
-
-/// Removes what is in our folders and not in the bundle: files of attempts that lost, merged parts.
-fn sweep(staging: &Path, files: &[OutputFile]) -> Result<(), Fault> {
-    let kept: BTreeSet<&str> = files.iter().map(|f| f.path.as_str()).collect();
-    for folder in ["parts", "preview", "scratch"] {
-        let path = staging.join(folder);
-        let entries = match std::fs::read_dir(&path) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == ErrorKind::NotFound => continue,
-            Err(e) => return Err(Fault::writing(&path, &e)),
-        };
-        let mut left = 0;
-        for entry in entries {
-            let entry = entry.map_err(|e| Fault::writing(&path, &e))?;
-            let name = format!("{folder}/{}", entry.file_name().to_string_lossy());
-            if kept.contains(name.as_str()) {
-                left += 1;
-            } else {
-                remove(&entry.path())?;
-            }
-        }
-        if left == 0 {
-            // Not empty, when a stalled twin has just written into it: then its file stays, unlisted and harmless.
-            let _ = std::fs::remove_dir(&path);
-        }
-    }
-    Ok(())
-}
-
-fn remove(path: &Path) -> Result<(), Fault> {
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != ErrorKind::NotFound => Err(Fault::writing(path, &e)),
-        _ => Ok(()),
-    }
-}
-
-pub(crate) fn rename(staging: &Path, from: &str, to: &str) -> Result<(), Fault> {
-    let to = staging.join(to);
-    std::fs::rename(staging.join(from), &to).map_err(|e| Fault::writing(&to, &e))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn attempts_vanish_from_public_names() {
-        assert_eq!(public_name("preview/slice.a12.png"), "preview/slice.png");
-        assert_eq!(public_name("preview/slice.png"), "preview/slice.png");
-        assert_eq!(public_name("preview/slice.abc.png"), "preview/slice.abc.png");
-    }
+    let records = carry.iter().filter(|r| r.kind == TaskKind::Preview);
+    records.flat_map(|r| &r.output.files).map(|f| settle(staging, f, public_name(&f.path))).collect()
 }

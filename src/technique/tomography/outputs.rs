@@ -12,6 +12,7 @@ use super::tasks::SlabNote;
 use crate::formats::output::{Scale, tiff_stack};
 use crate::formats::volume::{PartOf, read_slices};
 use crate::formats::zarr::Pyramid;
+use crate::technique::winners::settle;
 use crate::technique::{Fault, OutputFile, Resources, Stage, TaskContext, TaskKind, TaskOutput, TaskRecord, TaskSpec};
 use ndarray::{Array3, ArrayView3};
 use std::ops::Range;
@@ -152,13 +153,7 @@ pub(crate) fn assemble(
     for file in &mut files {
         let public = file.path.splitn(3, '/').nth(2).unwrap_or(&file.path).to_owned();
         crate::formats::output::make_folders(staging, &public)?;
-        match finish::rename(staging, &file.path, &public) {
-            Ok(()) => {}
-            // A repetition finds it renamed already; anything else is a real fault.
-            Err(_) if staging.join(&public).metadata().is_ok_and(|m| m.len() == file.bytes) => {}
-            Err(fault) => return Err(fault),
-        }
-        file.path = public;
+        *file = settle(staging, file, public)?;
     }
     // Only folders are left, and files of attempts that lost.
     match std::fs::remove_dir_all(staging.join(FOLDER)) {
