@@ -85,7 +85,7 @@ fn faulty_shifts_keep_every_promise() {
         return;
     }
     let first = number("BEAMPILOT_SIM_FIRST", 1);
-    let (ran, coverage) = seeds(first, number("BEAMPILOT_SIM_SHIFTS", 3000), number("BEAMPILOT_SIM_SECONDS", 60));
+    let (ran, coverage) = seeds(first, number("BEAMPILOT_SIM_SHIFTS", 10_000), number("BEAMPILOT_SIM_SECONDS", 60));
     print(&coverage);
     let empty: Vec<_> = MUST.iter().filter(|cell| !coverage.contains_key(cell)).collect();
     assert!(empty.is_empty() || ran < 1000, "never struck in {ran} shifts: {empty:?}");

@@ -63,6 +63,15 @@ impl World {
         }
     }
 
+    /// A pilot that stood still may give a worker up and then read the hello that it sent before: it takes it back, and
+    /// gives it up again when nothing more comes.
+    pub fn heard_again(&mut self, w: usize) {
+        let worker = &mut self.workers[w];
+        if std::mem::take(&mut worker.lost) && (worker.silent || !self.procs[worker.proc].alive) {
+            self.after(60 * S, Ev::Lost(w));
+        }
+    }
+
     pub fn lost(&mut self, w: usize) {
         if std::mem::replace(&mut self.workers[w].lost, true) {
             return;

@@ -405,7 +405,12 @@ impl World {
         match ev {
             Ev::Start => self.start_pilot(),
             Ev::Go(fibre, resume) => self.resume(fibre, resume),
-            Ev::ToCore(p, event) => self.step(p, *event),
+            Ev::ToCore(p, event) => {
+                if let Event::WorkerJoined { worker, .. } = &*event {
+                    self.heard_again(worker.0 as usize);
+                }
+                self.step(p, *event);
+            }
             Ev::Durable(p, seq) => self.durable(p, seq),
             Ev::Beat(p) => self.beat(p),
             Ev::Tick(p) => self.tick(p),
