@@ -78,16 +78,20 @@ impl Core {
 
     pub(super) fn claim_more(&mut self, now: Time) {
         // While a job runs alone nothing else is put at risk beside it.
-        let alone =
-            self.alone.iter().any(|no| self.jobs.get(no).is_some_and(|j| j.is_active() && !self.is_held(j.stream)));
         if self.workers.is_empty() || self.storage != Storage::Fine {
             return;
         }
-        if alone {
+        if self.runs_alone().is_some() {
             // Also while draining, as it is waited for.
             return self.claim_uncertain();
         }
         if self.draining || self.unclaimed.is_empty() {
+            return;
+        }
+        if let Some(no) = self.wants_quiet(now) {
+            if self.attempts.is_empty() && self.returning.is_empty() && !self.is_claiming() {
+                self.order_claim(no);
+            }
             return;
         }
         let mut backlog = self.backlog_s();
@@ -97,12 +101,8 @@ impl Core {
             if !self.job_fits(now, stream, backlog) {
                 return;
             }
-            self.unplace(no);
             self.unclaimed.charge(stream, 1.0);
-            let Some(job) = self.jobs.get_mut(&no) else { continue };
-            job.phase = Phase::Claiming;
-            let action = Action::Claim { job: no, key: job.key.clone(), scan: Box::new(job.scan.clone()) };
-            self.order(action);
+            self.order_claim(no);
             let technique = self.streams[stream].technique.clone();
             let expected = self.expected_s(&technique, JOB, 1.0);
             backlog += expected / self.workers.len().max(1) as f64;
@@ -112,13 +112,16 @@ impl Core {
     /// Asks again for what may be ours already: what runs alone waits for the answer.
     fn claim_uncertain(&mut self) {
         let uncertain = |(no, j): (&JobNo, &Job)| (j.uncertain && j.phase == Phase::Unclaimed).then_some(*no);
-        for no in self.jobs.iter().filter_map(uncertain).collect::<Vec<_>>() {
-            self.unplace(no);
-            let Some(job) = self.jobs.get_mut(&no) else { continue };
-            job.phase = Phase::Claiming;
-            let action = Action::Claim { job: no, key: job.key.clone(), scan: Box::new(job.scan.clone()) };
-            self.order(action);
-        }
+        let all: Vec<JobNo> = self.jobs.iter().filter_map(uncertain).collect();
+        all.into_iter().for_each(|no| self.order_claim(no));
+    }
+
+    fn order_claim(&mut self, no: JobNo) {
+        self.unplace(no);
+        let Some(job) = self.jobs.get_mut(&no) else { return };
+        job.phase = Phase::Claiming;
+        let action = Action::Claim { job: no, key: job.key.clone(), scan: Box::new(job.scan.clone()) };
+        self.order(action);
     }
 
     pub(super) fn on_claimed(&mut self, now: Time, no: JobNo, outcome: ClaimOutcome) {
@@ -127,6 +130,9 @@ impl Core {
         };
         // The claim may have been made, and the answer lost.
         job.uncertain = matches!(outcome, ClaimOutcome::Storage(_));
+        if !job.uncertain {
+            self.lonely.remove(&no);
+        }
         match outcome {
             ClaimOutcome::Won { generation, staging, deaths, adopted } => {
                 job.claim = Some(Claim { generation, staging });
@@ -142,8 +148,9 @@ impl Core {
                     return self.quarantine(now, no, why);
                 }
                 if deaths + 1 >= self.limits.max_deaths {
-                    // Two of them under one pilot would die of each other.
-                    if self.alone.iter().any(|other| self.jobs.get(other).is_some_and(|j| j.claim.is_some())) {
+                    // Two of them under one pilot would die of each other, and one would die of whatever runs beside it.
+                    if !self.attempts.is_empty() || self.holds_another_alone(no) {
+                        self.lonely.insert(no);
                         return self.give_back(now, no);
                     }
                     let message =

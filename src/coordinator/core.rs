@@ -168,6 +168,8 @@ pub struct Core {
     pub(super) straggler_look: Time,
     /// Claimed jobs that must run alone, see [`Limits::max_deaths`].
     pub(super) alone: BTreeSet<JobNo>,
+    /// Jobs that must run alone and are claimed only while nothing runs here: until then its death would be theirs.
+    pub(super) lonely: BTreeSet<JobNo>,
     /// Claims being given back so that they are not in flight beside a job that runs alone: by key, the generation and
     /// the staging.
     pub(super) returning: BTreeMap<String, (u32, std::path::PathBuf)>,
@@ -231,6 +233,7 @@ impl Core {
             learned: BTreeMap::new(),
             straggler_look: Time::default(),
             alone: BTreeSet::new(),
+            lonely: BTreeSet::new(),
             returning: BTreeMap::new(),
             delays: BTreeSet::new(),
             stopping: false,

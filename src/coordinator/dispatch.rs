@@ -41,7 +41,7 @@ impl Core {
         }
         // First, so that a job that runs alone may have a worker that was kept for a task of it.
         self.workers.release_kept();
-        if self.assign_alone(now) {
+        if self.assign_alone(now) || self.wants_quiet(now).is_some() {
             return;
         }
         // Jobs whose next task avoids every worker with room, or must run alone and cannot, wait for the next step.

@@ -175,6 +175,7 @@ impl Core {
     pub(super) fn forget(&mut self, no: JobNo) {
         self.unplace(no);
         self.alone.remove(&no);
+        self.lonely.remove(&no);
         let Some(Job { stream, scan, deadline, successor, .. }) = self.jobs.remove(&no) else { return };
         self.replay.extend(successor.map(|s| *s));
         self.deadlines.remove(&(deadline, no));

@@ -93,18 +93,49 @@ impl Core {
     fn may_die_beside(&self, no: JobNo) -> bool {
         let ends = |j: &Job| matches!(j.phase, Phase::Publishing { .. } | Phase::Quarantining { .. });
         let ending = |other: &JobNo| *other != no && self.jobs.get(other).is_some_and(ends);
-        self.alone.iter().any(ending) || self.jobs.values().any(|j| j.phase == Phase::Claiming || j.uncertain)
+        self.alone.iter().any(ending) || self.is_claiming() || self.jobs.values().any(|j| j.uncertain)
+    }
+
+    /// The job beside which nothing else may run; one whose stream is held only while something of it still does.
+    pub(super) fn runs_alone(&self) -> Option<JobNo> {
+        let runs = |j: &Job| j.is_active() && (!self.is_held(j.stream) || j.attempts().next().is_some());
+        self.alone.iter().copied().find(|no| self.jobs.get(no).is_some_and(runs))
+    }
+
+    /// A job that must be alone waits to be claimed, or for the answer: until everything else has ended and the answer is
+    /// there nothing is started.
+    pub(super) fn wants_quiet(&self, now: Time) -> Option<JobNo> {
+        if self.draining {
+            return None;
+        }
+        let waits = |no: &JobNo| {
+            let fits = |j: &Job| !self.is_held(j.stream) && self.job_fits(now, j.stream, 0.0);
+            self.jobs.get(no).is_some_and(|j| matches!(j.phase, Phase::Unclaimed | Phase::Claiming) && fits(j))
+                && !self.holds_another_alone(*no)
+        };
+        self.lonely.iter().copied().find(waits)
+    }
+
+    pub(super) fn holds_another_alone(&self, no: JobNo) -> bool {
+        self.alone.iter().any(|other| *other != no && self.jobs.get(other).is_some_and(|j| j.claim.is_some()))
+    }
+
+    pub(super) fn is_claiming(&self) -> bool {
+        self.jobs.values().any(|j| j.phase == Phase::Claiming)
     }
 
     /// A job that was in flight at too many deaths runs while nothing else does. True while there is such a job: the
     /// others wait. One whose stream is held waits itself.
     pub(super) fn assign_alone(&mut self, now: Time) -> bool {
-        let active = |no: &&JobNo| self.jobs.get(no).is_some_and(|j| j.is_active() && !self.is_held(j.stream));
-        let Some(no) = self.alone.iter().find(active).copied() else { return false };
+        let Some(no) = self.runs_alone() else { return false };
         if self.attempts.values().any(|a| a.job != no) || !self.returning.is_empty() || self.may_die_beside(no) {
             return true;
         }
         let stream = self.jobs.get(&no).map_or(0, |j| j.stream);
+        // What it has begun ends alone, too.
+        if self.is_held(stream) {
+            return true;
+        }
         while self.task_fits(now, stream, no) {
             let Some(worker) = self.worker_for(no) else { break };
             self.assign(now, stream, no, worker);

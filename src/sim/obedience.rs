@@ -72,9 +72,11 @@ impl World {
         let kills = self.kills.entry(claim.clone()).or_default();
         *kills += 1;
         let kills = *kills;
-        // A pilot that stands still hears of it late, and may have given the worker up when it does.
+        // A pilot that stands still hears of it late, and may have given the worker up when it does; of a worker that it
+        // has given up it does not hear.
+        let late = self.procs[self.pilots[p].proc].paused || self.workers[w].lost;
         let unheard = self.unheard.entry(claim).or_default();
-        *unheard += u32::from(self.procs[self.pilots[p].proc].paused);
+        *unheard += u32::from(late);
         let unheard = *unheard;
         let most = self.killed.entry(key.to_owned()).or_default();
         *most = kills.max(*most);

@@ -447,16 +447,21 @@ fn a_scan_in_flight_at_three_deaths_runs_alone_and_the_fourth_quarantines_it() {
     b.instant_disk = true;
     let won = |deaths| ClaimOutcome::Won { generation: 2, staging: "/staging".into(), deaths, adopted: None };
     b.step(Event::Claimed { job, outcome: won(3) });
-    assert!(b.alarms.iter().any(|a| a.contains("runs alone")), "{:?}", b.alarms);
-    // The other scan's tasks end first; then only the suspect's run.
+    assert_eq!(b.released, 1, "what runs already may end the pilot, and it would be its fourth death");
+    b.pass_s(120.0);
+    b.arrive("s", "later");
+    assert!(b.assigned.iter().all(|(_, _, j, _)| *j != job), "it waits until nothing runs");
+    // The other scan's running tasks end first; then only the suspect's run, and then the rest.
     let mut together = false;
     while !b.assigned.is_empty() {
         let own = b.assigned.iter().filter(|(_, _, j, _)| *j == job).count();
         together |= own > 0 && own < b.assigned.len();
         b.succeed(0);
     }
+    assert!(b.alarms.iter().any(|a| a.contains("runs alone")), "{:?}", b.alarms);
     assert!(!together, "it shared the pilot");
-    assert_eq!(b.published.len(), 2);
+    assert_eq!(b.published.len(), 3);
+    assert!(b.published[0].contains("bad"), "nothing was started before it: {:?}", b.published);
     b.instant_disk = false;
     b.step(Event::Arrived { scan: scan("s", "bad", 2, 1), check: Check::None });
     let Some(Action::Claim { job, .. }) = b.actions.pop_front() else { panic!("no claim") };
