@@ -37,21 +37,22 @@ format() { cargo fmt --all --check; }
 embedded() {
   local tests=(--bin beampilot --test cli)
   if have_tests embedded; then tests+=(--test 'embedded*'); fi
-  cargo test --locked --no-default-features "${tests[@]}"
+  cargo test --locked --profile dev --no-fail-fast --no-default-features "${tests[@]}"
 }
 
-# What the stage embedded has run is not run again: it needs no MPI.
+# Unit tests compute, so they are built optimised; the others mostly wait, and building them takes longer than running
+# them. What the stage embedded has run is not run again: it needs no MPI.
 default() {
-  local tests=() file
-  if [[ $want == *" embedded "* ]]; then
-    tests=(--lib --bin beampilot)
-    for file in tests/*.rs; do
-      file=$(basename "$file" .rs)
-      if [[ $file != embedded* ]]; then tests+=(--test "$file"); fi
-    done
-  fi
+  local tests=(--bin beampilot) file failed=0
+  for file in tests/*.rs; do
+    file=$(basename "$file" .rs)
+    if [[ $want != *" embedded "* || $file != embedded* ]]; then tests+=(--test "$file"); fi
+  done
   # shellcheck disable=SC2086 # The features are several words or none.
-  cargo test --locked $BEAMPILOT_FEATURES "${tests[@]}"
+  cargo test --locked $BEAMPILOT_FEATURES --lib || failed=1
+  # shellcheck disable=SC2086
+  cargo test --locked --profile dev --no-fail-fast $BEAMPILOT_FEATURES "${tests[@]}" || failed=1
+  return "$failed"
 }
 
 # Another MPI means another mpi-sys; cargo does not notice MPICC, so this build has its own target directory. It starts
@@ -73,7 +74,7 @@ mpich() (
     cargo clean --locked -p mpi-sys -p mpi || exit
     echo "$stamp" >"$CARGO_TARGET_DIR/.beampilot-mpi" || exit
   fi
-  cargo test --locked --test 'mpi*'
+  cargo test --locked --profile dev --no-fail-fast --test 'mpi*'
 )
 
 want=" ${*:-format embedded default mpich} "

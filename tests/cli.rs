@@ -126,6 +126,22 @@ fn errors_are_json_when_logs_are() {
     assert_eq!(error["exit"], 78);
 }
 
+#[test]
+fn a_program_that_asked_for_json_gets_one_document_whatever_happens() {
+    for (args, code) in [
+        (&["doctor", "/no/such/campaign.toml", "--json"][..], 78),
+        (&["status", "/no/such/campaign.toml", "--json"], 78),
+        (&["explain", "a", "-c", "/no/such/campaign.toml", "--json"], 78),
+        (&["status", "--json", "--no-such-option"], 2),
+    ] {
+        let output = run(args);
+        assert_eq!(output.status.code(), Some(code), "{args:?}");
+        let document: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("one JSON document");
+        assert!(document["exit"] == code && !document["error"].as_str().unwrap().is_empty(), "{document}");
+        assert!(!output.stderr.is_empty(), "people are told as well");
+    }
+}
+
 /// A campaign that watches an empty folder.
 fn campaign(dir: &Path, more: &str) -> String {
     std::fs::create_dir_all(dir.join("in")).unwrap();

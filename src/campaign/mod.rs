@@ -28,7 +28,7 @@ use crate::technique::Technique;
 use problem::suggestion;
 use read::{Reader, Section};
 use sha2::{Digest, Sha256};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use toml::de::DeTable;
@@ -207,10 +207,7 @@ impl Campaign {
         if read_regular(&target, MOST_BYTES, Links::Refused).is_ok_and(|old| old == self.text.as_bytes()) {
             return Ok(target);
         }
-        let mut aside = tempfile::NamedTempFile::with_prefix_in(".snapshot-", &folder)?;
-        aside.write_all(self.text.as_bytes())?;
-        aside.as_file().sync_all()?;
-        aside.persist(&target).map_err(|e| e.error)?;
+        crate::store::fs::replace(&crate::store::RealFs, &target, self.text.as_bytes())?;
         std::fs::File::open(&folder)?.sync_all()?;
         Ok(target)
     }

@@ -36,6 +36,7 @@ use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use std::io::{self, IsTerminal, Write};
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Reconstructs scans while the experiment runs.
 ///
@@ -128,6 +129,9 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // Help and version come this way too; whether anybody reads them is not our business.
             let _ = error.print();
+            if error.use_stderr() {
+                answer_refusal(Exit::Usage, error.to_string().lines().next().unwrap_or_default());
+            }
             return if error.use_stderr() { Exit::Usage } else { Exit::Done }.into();
         }
     };
@@ -184,6 +188,19 @@ fn report(talk: &Talk, exit: Exit, message: &str) {
     };
     // When standard error is closed too there is nobody left to tell.
     let _ = io::stderr().lock().write_all(line.as_bytes());
+    answer_refusal(exit, message);
+}
+
+/// Has anything been written to standard output?
+static ANSWERED: AtomicBool = AtomicBool::new(false);
+
+/// Who asked with `--json` gets one document also when the command is refused, unless there is one already.
+fn answer_refusal(exit: Exit, message: &str) {
+    let asked = std::env::args_os().take_while(|a| a != "--").any(|a| a == "--json");
+    if asked && !ANSWERED.load(Ordering::Relaxed) {
+        // A closed standard output: the message stands on standard error.
+        let _ = print_json(&serde_json::json!({ "exit": exit.code(), "error": message }));
+    }
 }
 
 /// Should progress be drawn on standard error? Only for a person who looks, and did not ask for quiet.
@@ -213,6 +230,7 @@ struct OutputClosed;
 /// # Errors
 /// A closed pipe ends the process with 0 when it is passed on; other failures are I/O errors.
 pub fn print(text: &str) -> anyhow::Result<()> {
+    ANSWERED.store(true, Ordering::Relaxed);
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(()),

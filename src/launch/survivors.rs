@@ -2,7 +2,7 @@
 //!
 //! Contract
 //! - A survivor is a process whose environment, as it was started, has `BEAMPILOT_LAUNCH=<id>`, or a descendant of one.
-//!   Never this process or one above it, and no zombie: that runs nothing any more.
+//!   Never this process or one above it, and no zombie without threads: that runs nothing any more.
 //! - [`end`] kills until nothing is found twice in a row, or the limit has passed; what is left then is told.
 
 use rustix::process::{Pid, Signal};
@@ -70,38 +70,45 @@ fn find(launch: &str) -> BTreeSet<u32> {
     let wanted = format!("{VARIABLE}={launch}").into_bytes();
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids: Vec<u32> = entries.filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
-    let parents: BTreeMap<u32, u32> = pids.iter().filter_map(|&pid| Some((pid, parent(pid)?))).collect();
+    let family: BTreeMap<u32, (u32, bool)> = pids.iter().filter_map(|&pid| Some((pid, stat(pid)?))).collect();
     let mut spared = BTreeSet::new();
     let mut at = Some(std::process::id());
     while let Some(pid) = at.filter(|&pid| spared.insert(pid)) {
-        at = parents.get(&pid).copied();
+        at = family.get(&pid).map(|(parent, _)| *parent);
     }
+    // Any thread's will do: when the first one has ended, its file is empty.
     let has = |pid: u32| {
-        let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environ.split(|&b| b == 0).any(|entry| entry == wanted)
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        threads
+            .filter_map(|thread| std::fs::read(thread.path().join("environ")).ok())
+            .find(|e| !e.is_empty())
+            .is_some_and(|environ| environ.split(|&b| b == 0).any(|entry| entry == wanted))
     };
-    // A zombie has no parent here and an empty environment; it is neither found nor a way to anything.
-    let mut found: BTreeSet<u32> = parents.keys().copied().filter(|&pid| !spared.contains(&pid) && has(pid)).collect();
+    let mut found: BTreeSet<u32> = family.keys().copied().filter(|&pid| !spared.contains(&pid) && has(pid)).collect();
+    // Through zombies as well: one whose first thread has ended before the others still has its children.
     loop {
-        let below = |(pid, parent): (&u32, &u32)| {
+        let below = |(pid, (parent, _)): (&u32, &(u32, bool))| {
             (found.contains(parent) && !found.contains(pid) && !spared.contains(pid)).then_some(*pid)
         };
-        let more: Vec<u32> = parents.iter().filter_map(below).collect();
+        let more: Vec<u32> = family.iter().filter_map(below).collect();
         if more.is_empty() {
-            return found;
+            break;
         }
         found.extend(more);
     }
+    found.retain(|pid| family.get(pid).is_some_and(|(_, runs)| *runs));
+    found
 }
 
-/// The parent of a living process.
-fn parent(pid: u32) -> Option<u32> {
+/// The parent of a process, and whether anything of it still runs.
+fn stat(pid: u32) -> Option<(u32, bool)> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace();
-    if matches!(fields.next()?, "Z" | "X") {
-        return None;
-    }
-    fields.next()?.parse().ok()
+    let ended = matches!(fields.next()?, "Z" | "X");
+    let parent = fields.next()?.parse().ok()?;
+    // Of a zombie the first thread always stands there; another one runs.
+    let threads = || std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    Some((parent, !ended || threads() > 1))
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@
 use super::inbox::Inbox;
 use crate::campaign::{ShareInbox, Stream};
 use crate::store::requests::{self, ACCEPTED, Outcome, REFUSED, Request};
+use crate::store::temporary::Sweep;
 use crate::store::{fs, records};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,10 +63,14 @@ impl Share {
         if self.looked.is_some_and(|at| at.elapsed() < PERIOD) {
             return;
         }
-        self.looked = Some(Instant::now());
+        let first = self.looked.replace(Instant::now()).is_none();
         let mut fine = true;
         for stream in &inbox.campaign.streams {
             let Some(share) = &stream.inbox else { continue };
+            if first {
+                // Answers that dead pilots did not finish writing.
+                Sweep::new(&*inbox.disk.fs, &*inbox.disk.host, &inbox.disk.layout).folder(&share.path);
+            }
             match self.look_at(inbox, stream, share) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {
                     fine = false;

@@ -262,6 +262,7 @@ impl Shared {
                     tracing::warn!(slot, "an executor's socket was lost on the way");
                 }
                 Ok(Some((FromKeeper::Spare { pid }, Some(socket)))) => {
+                    tracing::info!(pid, "a new keeper waits in reserve");
                     *locked(&self.spare) = Some(Line { control: Arc::new(socket), pid });
                 }
                 Ok(Some((FromKeeper::Spare { .. }, None))) => wanted = Some(Instant::now() + SPARE_AGAIN),
