@@ -2,9 +2,9 @@
 //!
 //! `cargo bench --bench steps -- [--dump DIR]`
 //!
-//! Normalisation, −log, zingers and phase retrieval on frames of 512 × 1024; stripe removal, search of the axis and iterations
-//! on the ellipse phantom's sinogram of 720 angles and 512 columns. Every step on one thread and on all, the best of several
-//! runs; iterations per slice, of eight slices. `--dump DIR` writes what went in as raw little-endian f32, and the times, for
+//! Normalisation, −log, zingers and phase retrieval on frames of 512 × 1024; stripe removal and search of the axis on the
+//! ellipse phantom's sinogram of 720 angles and 512 columns. Every step on one thread and on all, the best of several runs.
+//! Iterations are in the bench `tomography`. `--dump DIR` writes what went in as raw little-endian f32, and the times, for
 //! `benches/peers/steps.py`.
 
 use std::collections::BTreeMap;
@@ -12,8 +12,6 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use beampilot::technique::tomography::center::{self, Search};
-use beampilot::technique::tomography::gridding::Geometry;
-use beampilot::technique::tomography::iterative::{self, Method, Stopping};
 use beampilot::technique::tomography::normalize::{self, Flat};
 use beampilot::technique::tomography::paganin::{self, Optics};
 use beampilot::technique::tomography::stripes::Stripes;
@@ -29,8 +27,6 @@ const ROWS: usize = 512;
 const COLUMNS: usize = 1024;
 const ANGLES: usize = 720;
 const SIZE: usize = 512;
-/// Iterations timed.
-const ITERATIONS: usize = 3;
 
 struct Timer {
     one: rayon::ThreadPool,
@@ -121,16 +117,6 @@ fn main() {
     timer.of("axis vo", 1, &clean, |data| {
         center::vo(data.view(), &Search::default()).map(|_| ()).expect("a sinogram");
     });
-    let mut eight = Array3::zeros((8, ANGLES, SIZE));
-    eight.outer_iter_mut().for_each(|mut s| s.assign(&clean));
-    let stopping = Stopping { iterations: ITERATIONS, tolerance: 0.0, noise: 0.0, nonnegative: true };
-    for (name, method) in [("sirt iteration", Method::Sirt), ("cgls iteration", Method::Cgls)] {
-        timer.of(name, 8 * ITERATIONS, &eight, |data| {
-            iterative::reconstruct(data.view(), &Geometry::new(SIZE, &angles), method, &stopping)
-                .map(|_| ())
-                .expect("a valid geometry");
-        });
-    }
     let Some(folder) = folder else { return };
     std::fs::create_dir_all(&folder).expect("a writable folder");
     let dump = |name: &str, values: &mut dyn Iterator<Item = &f32>| {

@@ -1,18 +1,21 @@
 //! Speed and accuracy of the tomography numerics, against the machine's own floor.
 //!
-//! `cargo bench --bench tomography -- [--json] [--quick] [--dump DIR]`
+//! `cargo bench --bench tomography -- [--json] [--quick] [--iterations] [--dump DIR]`
 //!
 //! For each size (512² × 720 and 1024² × 1024, an ellipse phantom that fills 90 % of the width): time per slice of gridding
 //! on one thread and on all, flops and bytes as counted by the plan, GFLOP/s and GB/s, the floor (whichever is longer of
 //! flops at the measured peak and bytes at the measured copy bandwidth), error against the point-sampled phantom per filter,
-//! the difference from the direct reference, and the time of stripe removal. `--dump DIR` writes sinogram, truth and our images as raw little-endian
-//! f32 for `benches/peers/tomography.py`.
+//! the difference from the direct reference, and the time of stripe removal. `--iterations`: instead of that, SIRT and CGLS on
+//! 512² × 720, time per slice and iteration on one thread, and error after some. `--dump DIR` writes sinogram, truth and our
+//! images as raw little-endian f32 for `benches/peers/tomography.py`; also those of one column less, for programs that have
+//! the axis in the middle of a pixel only.
 
 use std::path::PathBuf;
 use std::time::Instant;
 
 use beampilot::technique::tomography::filter::Filter;
 use beampilot::technique::tomography::gridding::{Geometry, Plan};
+use beampilot::technique::tomography::iterative::{self, Method, Stopping};
 use beampilot::technique::tomography::{convention, direct, mask, phantom, stripe};
 use ndarray::{Array2, Array3, ArrayView2, Axis};
 use rand::{Rng, SeedableRng};
@@ -102,11 +105,71 @@ fn dump(path: PathBuf, data: &Array2<f32>) {
     std::fs::write(&path, bytes).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
 }
 
+fn half_turn(turns: usize) -> Vec<f64> {
+    (0..turns).map(|i| i as f64 * std::f64::consts::PI / turns as f64).collect()
+}
+
+/// SIRT and CGLS, unconstrained: milliseconds per slice and iteration, and the error after as many iterations as listed.
+fn iterations(one: &rayon::ThreadPool, folder: Option<&PathBuf>) -> serde_json::Value {
+    const SLICES: usize = 8;
+    let (size, turns) = (512, 720);
+    let angles = half_turn(turns);
+    let sinogram = phantom::sinogram(&phantom::ellipses(), size, size, &angles, convention::middle(size));
+    let truth = phantom::truth(&phantom::ellipses(), size);
+    let mut stack = Array3::zeros((SLICES, turns, size));
+    stack.outer_iter_mut().for_each(|mut s| s.assign(&sinogram));
+    let geometry = Geometry::new(size, &angles);
+    let run = |stack: &Array3<f32>, method, iterations| {
+        let stopping = Stopping { iterations, tolerance: 0.0, noise: 0.0, nonnegative: false };
+        iterative::reconstruct(stack.view(), &geometry, method, &stopping).expect("a valid geometry").0
+    };
+    let mut all = serde_json::Map::new();
+    for (name, method, counts) in [("sirt", Method::Sirt, [10, 30]), ("cgls", Method::Cgls, [5, 10])] {
+        let mut errors = serde_json::Map::new();
+        for count in counts {
+            let mut image = run(&stack.slice(ndarray::s![..1, .., ..]).to_owned(), method, count);
+            mask::circle(image.view_mut(), 1.0, 0.0);
+            let image = image.index_axis_move(Axis(0), 0);
+            errors.insert(count.to_string(), json!(relative_l2(image.view(), truth.view())));
+            if let Some(folder) = folder {
+                dump(folder.join(format!("{size}-{name}-{count}.f32")), &image);
+            }
+        }
+        // What happens once is left out: the difference of two runs.
+        let seconds = |count| one.install(|| best(2, || drop(std::hint::black_box(run(&stack, method, count)))));
+        let each = (seconds(9) - seconds(1)) / 8.0 / SLICES as f64;
+        all.insert(name.into(), json!({ "ms_per_iteration": each * 1e3, "errors": errors }));
+    }
+    all.into()
+}
+
+/// The phantom on one column less: sinogram, truth and our image.
+fn dump_odd(folder: &std::path::Path) {
+    for (size, turns) in [(511, 720), (1023, 1024)] {
+        let angles = half_turn(turns);
+        let sinogram = phantom::sinogram(&phantom::ellipses(), size, size, &angles, convention::middle(size));
+        let plan = Plan::new(&Geometry::new(size, &angles)).expect("a valid geometry");
+        let image = plan.reconstruct(sinogram.view().insert_axis(Axis(0))).expect("planned shapes");
+        dump(folder.join(format!("{size}-sinogram.f32")), &sinogram);
+        dump(folder.join(format!("{size}-truth.f32")), &phantom::truth(&phantom::ellipses(), size));
+        dump(folder.join(format!("{size}-shepp-logan.f32")), &image.index_axis_move(Axis(0), 0));
+    }
+}
+
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let has = |flag: &str| arguments.iter().any(|a| a == flag);
     let folder = arguments.iter().position(|a| a == "--dump").and_then(|i| arguments.get(i + 1)).map(PathBuf::from);
     let (json, quick) = (has("--json"), has("--quick"));
+    let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a pool of one thread");
+    if let Some(folder) = &folder {
+        std::fs::create_dir_all(folder).expect("a writable folder");
+        dump_odd(folder);
+    }
+    if has("--iterations") {
+        println!("{:#}", iterations(&one, folder.as_ref()));
+        return;
+    }
     let threads = rayon::current_num_threads();
     let (flops_peak, bandwidth) = (peak_flops(), copy_bandwidth());
     if !json {
@@ -116,10 +179,9 @@ fn main() {
             bandwidth / 1e9
         );
     }
-    let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a pool of one thread");
     let mut report = Vec::new();
     for (size, turns) in [(512, 720), (1024, 1024)] {
-        let angles: Vec<f64> = (0..turns).map(|i| i as f64 * std::f64::consts::PI / turns as f64).collect();
+        let angles = half_turn(turns);
         let ellipses = phantom::ellipses();
         let sinogram = phantom::sinogram(&ellipses, size, size, &angles, convention::middle(size));
         let truth = phantom::truth(&ellipses, size);
@@ -136,7 +198,6 @@ fn main() {
             let image = image.index_axis_move(Axis(0), 0);
             errors.insert(filter.name().into(), json!(relative_l2(image.view(), truth.view())));
             if let Some(folder) = &folder {
-                std::fs::create_dir_all(folder).expect("a writable folder");
                 dump(folder.join(format!("{size}-{filter}.f32")), &image);
                 dump(folder.join(format!("{size}-sinogram.f32")), &sinogram);
                 dump(folder.join(format!("{size}-truth.f32")), &truth);

@@ -1,7 +1,9 @@
-"""Peers of single steps, on what `cargo bench --bench steps -- --dump DIR` wrote: algotom, scipy, ASTRA, TomoPy.
+"""Peers of single steps, on what `cargo bench --bench steps -- --dump DIR` wrote: algotom, scipy, scikit-image, TomoPy.
 
-Run: python3 -m venv /tmp/peers && /tmp/peers/bin/pip install numpy scipy astra-toolbox algotom PyWavelets numexpr tifffile
-     /tmp/peers/bin/python benches/peers/steps.py DIR
+Run: python3 -m venv /tmp/peers && /tmp/peers/bin/pip install numpy scipy scikit-image algotom PyWavelets numexpr tifffile
+     /tmp/peers/bin/python benches/peers/steps.py DIR [-- BENCH ...]
+BENCH: how to run our bench, as `-- cargo bench --bench steps --`; then it is run here, before and after the peers, and the
+better of both times counts; else DIR must be there. Iterations and reconstruction are in tomography.py.
 TomoPy is not on PyPI. Where it is not installed its Python modules (stripes, phase) are taken from a source tree named in
 TOMOPY_SOURCE (the folder that holds tomopy/).
 Prints ms per frame, sinogram or slice, ours on one thread, and the ratio: above 1 we are faster. Peers run as they come:
@@ -11,13 +13,14 @@ numpy and scipy on one thread, numba's loops on all.
 import importlib
 import json
 import os
+import subprocess
 import sys
 import time
 import types
 
 import numpy as np
 
-ROWS, COLUMNS, ANGLES, SIZE, ITERATIONS = 512, 1024, 720, 512, 3
+ROWS, COLUMNS, ANGLES, SIZE = 512, 1024, 720, 512
 
 
 def timed(work, runs=3):
@@ -53,37 +56,21 @@ def tomopy(name):
     return importlib.import_module(f"tomopy.prep.{name}")
 
 
-def astra_iterations(sinogram, angles, name):
-    """A function that makes `ITERATIONS` of ASTRA's CPU algorithm on one slice."""
-    import astra
-
-    volume = astra.create_vol_geom(SIZE, SIZE)
-    projections = astra.create_proj_geom("parallel", 1.0, SIZE, angles)
-    projector = astra.create_projector("linear", projections, volume)
-
-    def work():
-        data = astra.data2d.create("-sino", projections, sinogram)
-        out = astra.data2d.create("-vol", volume)
-        config = astra.astra_dict(name)
-        config.update(ReconstructionDataId=out, ProjectionDataId=data, ProjectorId=projector)
-        if name == "SIRT":
-            config["option"] = {"MinConstraint": 0}
-        algorithm = astra.algorithm.create(config)
-        astra.algorithm.run(algorithm, ITERATIONS)
-        astra.algorithm.delete(algorithm)
-        astra.data2d.delete([data, out])
-
-    return work
+def bench(command, folder):
+    """Runs ours; milliseconds of each step, on one thread and on all."""
+    subprocess.run([*command, "--dump", folder], stdout=subprocess.DEVNULL, check=True)
+    return json.load(open(f"{folder}/times.json"))
 
 
-def main(folder):
+def main(folder, command):
     """Every step and whoever does it."""
+    if command:
+        bench(command, folder)
     ours = json.load(open(f"{folder}/times.json"))
     read = lambda name, *shape: np.fromfile(f"{folder}/{name}.f32", "<f4").reshape(shape)
     counts, flat, dark = (read(n, ROWS, COLUMNS) for n in ["counts", "flat", "dark"])
     transmission = read("transmission", ROWS, COLUMNS)
     clean, striped = read("clean", ANGLES, SIZE), read("striped", ANGLES, SIZE)
-    angles = np.arange(ANGLES) * np.pi / ANGLES
 
     def algotom(module):
         return importlib.import_module(f"algotom.prep.{module}")
@@ -146,6 +133,15 @@ def main(folder):
 
         return work
 
+    def rank_median():
+        import skimage.filters as filters
+
+        def work():
+            smooth = filters.median(transmission, np.ones((3, 3)), behavior="ndimage")
+            return np.where(transmission - smooth > 0.2, smooth, transmission)
+
+        return work
+
     def axis():
         module = algotom("calculation")
         return lambda: module.find_center_vo(clean)
@@ -155,6 +151,7 @@ def main(folder):
         ("flat and dark", "numpy", lambda: lambda: (counts - dark) / (flat - dark)),
         ("minus log", "numpy", lambda: lambda: -np.log(np.maximum(transmission, np.float32(1e-6)))),
         ("zinger 3x3", "scipy median", median),
+        ("zinger 3x3", "scikit-image", rank_median),
         ("paganin", "TomoPy", tomopy_phase),
         ("paganin", "scipy, mirrored", scipy_paganin),
         ("stripes vo", "algotom", vo),
@@ -163,18 +160,21 @@ def main(folder):
         ("stripes titarenko", "algotom", titarenko),
         ("stripes titarenko", "TomoPy", tomopy_titarenko),
         ("axis vo", "algotom", axis),
-        ("sirt iteration", "ASTRA", lambda: astra_iterations(clean, angles, "SIRT")),
-        ("cgls iteration", "ASTRA", lambda: astra_iterations(clean, angles, "CGLS")),
     ]
+    times = []
     for name, peer, make in steps:
         try:
-            ms = timed(make())
+            times.append((name, peer, timed(make())))
         except Exception as problem:  # Whatever a peer trips over, the others are still to be timed.
             print(f"{name:20} {peer:16} not timed: {type(problem).__name__}: {problem}")
-            continue
-        ms = ms / ITERATIONS if "iteration" in name else ms
+    if command:
+        again = bench(command, folder)
+        ours = {name: [min(a, b) for a, b in zip(ours[name], again[name])] for name in ours}
+    for name, peer, ms in times:
         print(f"{name:20} {peer:16} {ms:9.2f} ms   ours {ours[name][0]:8.3f} ms on one thread   ratio {ms / ours[name][0]:7.1f}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    given = sys.argv[1:]
+    at = given.index("--") if "--" in given else len(given)
+    main(given[0], given[at + 1:])

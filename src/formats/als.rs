@@ -126,6 +126,7 @@ pub(crate) fn complete(h5: &Rc<H5>, parts: &mut Parts) -> Result<(), Fault> {
     let list = |g: usize| FrameList {
         stack: Arc::clone(&flats.stack),
         frames: flats.frames.iter().copied().skip(g * each).take(each).collect(),
+        view: None,
     };
     let groups = at.into_iter().enumerate().map(|(g, at)| (at, list(g))).collect();
     place(parts, groups);

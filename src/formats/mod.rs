@@ -28,6 +28,7 @@ mod tests;
 pub mod throttle;
 pub(crate) mod tiff;
 pub(crate) mod tiff_folder;
+pub mod view;
 pub mod volume;
 pub(crate) mod zarr;
 

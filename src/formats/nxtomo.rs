@@ -116,7 +116,7 @@ pub(crate) fn marked_frames(h5: &Rc<H5>, wanted: f64) -> Result<Option<FrameList
                 layout.key
             )));
         }
-        return Ok(Some(FrameList { stack: Arc::new(stack), frames }));
+        return Ok(Some(FrameList { stack: Arc::new(stack), frames, view: None }));
     }
     promised.map_or(Ok(None), |why| Err(awaited(&why)))
 }
@@ -151,7 +151,7 @@ fn read_layout(h5: &Rc<H5>, layout: &Layout, data: Found, key: &Found) -> Result
     let middle = projections[projections.len() / 2];
     let (before, after) = flats.into_iter().partition(|&f| f < middle);
     let stack = Arc::new(stack);
-    let list = |frames: Vec<usize>| FrameList { stack: Arc::clone(&stack), frames };
+    let list = |frames: Vec<usize>| FrameList { stack: Arc::clone(&stack), frames, view: None };
     let entry = layout.data.split("/instrument").next().unwrap_or("/entry").trim_end_matches("/data");
     let sizes = [format!("{entry}/instrument/detector/x_pixel_size"), format!("{entry}/sample/x_pixel_size")];
     let pixel_size_cm = pixel_size(h5, &sizes.each_ref().map(String::as_str), None, &mut notes)?;

@@ -1,7 +1,8 @@
 //! Frames turned into rows: what the frame-order stage leaves for the tasks that work on detector rows.
 //!
 //! A file holds some frames, `[row, frame, column]`, so that any run of rows is one run of bytes; behind them a CRC-32 of
-//! every row's bytes. Numbers are little-endian: u16 where the scan's are counts that fit, else f32.
+//! every row's bytes. Numbers are little-endian: u16 where the scan's are counts that fit, else f32, or f16 for whom its
+//! eleven bits are enough.
 //!
 //! Contract
 //! - Scratch is never the only copy of anything: it is not synced, and whatever is missing, short or changed in it is
@@ -11,6 +12,8 @@
 use super::stack::Sample;
 use super::throttle;
 use crate::technique::Fault;
+use half::f16;
+use half::slice::HalfFloatSliceExt;
 use ndarray::{ArrayView3, ArrayViewMut3, Axis};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -30,6 +33,8 @@ pub enum Kept {
     U16,
     /// Anything else.
     F32,
+    /// To 11 bits; beyond ±65504 it is the nearest of the two.
+    F16,
 }
 
 impl Kept {
@@ -39,12 +44,27 @@ impl Kept {
         if matches!(sample, Sample::U8 | Sample::U16) { Self::U16 } else { Self::F32 }
     }
 
+    /// Makes numbers what they are after writing and reading.
+    pub fn round(self, mut data: ArrayViewMut3<'_, f32>) {
+        if self == Self::F16 {
+            data.par_mapv_inplace(|v| shortened(v).to_f32());
+        }
+    }
+
     fn bytes(self) -> usize {
         match self {
-            Self::U16 => 2,
+            Self::U16 | Self::F16 => 2,
             Self::F32 => 4,
         }
     }
+}
+
+/// Largest finite half.
+const HALF_MAX: f32 = 65_504.0;
+
+/// The nearest half; ends of the range instead of infinities.
+fn shortened(v: f32) -> f16 {
+    f16::from_f32(v.clamp(-HALF_MAX, HALF_MAX))
 }
 
 /// What a file holds; known to whoever reads it.
@@ -117,6 +137,7 @@ fn fill(file: &mut File, frames: ArrayView3<'_, f32>, shape: Shape) -> std::io::
                 match shape.kept {
                     Kept::U16 => bytes.extend(line.iter().flat_map(|&v| (v as u16).to_le_bytes())),
                     Kept::F32 => bytes.extend(line.iter().flat_map(|v| v.to_le_bytes())),
+                    Kept::F16 => bytes.extend(line.iter().flat_map(|&v| shortened(v).to_le_bytes())),
                 }
             }
             sums.extend(crc32fast::hash(bytes.get(start..).unwrap_or(&[])).to_le_bytes());
@@ -156,6 +177,7 @@ pub fn read(path: &Path, shape: Shape, rows: &Range<usize>, mut out: ArrayViewMu
     let sums = sums.as_chunks::<4>().0;
     let run = (RUN_BYTES / row_bytes.max(1)).clamp(1, rows.len().max(1));
     let mut bytes = Vec::new();
+    let mut halves = Vec::new();
     for first in rows.clone().step_by(run) {
         let last = (first + run).min(rows.end);
         bytes.resize((last - first) * row_bytes, 0);
@@ -178,6 +200,15 @@ pub fn read(path: &Path, shape: Shape, rows: &Range<usize>, mut out: ArrayViewMu
                     Kept::F32 => {
                         to.iter_mut().zip(line.as_chunks::<4>().0).for_each(|(o, b)| *o = f32::from_le_bytes(*b));
                     }
+                    Kept::F16 => {
+                        halves.clear();
+                        halves.extend(line.as_chunks::<2>().0.iter().map(|b| f16::from_le_bytes(*b)));
+                        match to.as_slice_mut() {
+                            // Eight at a time where the processor can.
+                            Some(to) if to.len() == halves.len() => halves.convert_to_f32_slice(to),
+                            _ => to.iter_mut().zip(&halves).for_each(|(o, h)| *o = h.to_f32()),
+                        }
+                    }
                 }
             }
         }
@@ -194,7 +225,17 @@ mod tests {
     fn rows_come_back_and_lost_scratch_is_known_as_lost() {
         let dir = tempfile::tempdir().unwrap();
         let data = Array3::from_shape_fn((5, 7, 9), |(f, r, c)| (f * 1000 + r * 50 + c) as f32);
-        for (name, kept, data) in [("u", Kept::U16, data.clone()), ("f", Kept::F32, data * 0.37 - 5.0)] {
+        let mut halves = &data * 0.001 - 2.0;
+        halves[[0, 0, 0]] = 1e9;
+        halves[[1, 2, 3]] = 3e-7;
+        let before = halves.clone();
+        Kept::F16.round(halves.view_mut());
+        for (rounded, v) in halves.iter().zip(&before) {
+            let bound = (v.abs() / 2048.0).max(2_f32.powi(-25));
+            assert!((rounded - v).abs() <= bound || (*v, *rounded) == (1e9, HALF_MAX), "{v} {rounded}");
+        }
+        let kinds = [("u", Kept::U16, data.clone()), ("f", Kept::F32, data * 0.37 - 5.0), ("h", Kept::F16, halves)];
+        for (name, kept, data) in kinds {
             let relative = format!("scratch/{name}.raw");
             let shape = write(dir.path(), &relative, data.view(), kept).unwrap();
             let path = dir.path().join(&relative);

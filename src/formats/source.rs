@@ -11,6 +11,7 @@
 use super::h5::{H5, Linked};
 use super::links::{Lookup, awaited, lookup};
 use super::stack::{FrameStack, Sample, same_shape};
+use super::view::View;
 use super::{als, angles, data_exchange, nxtomo, tiff_folder};
 use crate::arrivals::scan::{FileStamp, Scan};
 use crate::technique::Fault;
@@ -21,19 +22,45 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Some frames of one stack.
+/// Some frames of one stack, whole or as a [`View`] shows them: rows and columns are those of the view.
 #[derive(Clone)]
 pub struct FrameList {
     /// Where they lie.
     pub stack: Arc<FrameStack>,
     /// Which ones, in order.
     pub frames: Vec<usize>,
+    /// What is read of each; all of it when not given.
+    pub view: Option<View>,
 }
 
 impl FrameList {
     /// Every frame of a stack.
     pub(crate) fn all(stack: FrameStack) -> Self {
-        Self { frames: (0..stack.frames).collect(), stack: Arc::new(stack) }
+        Self { frames: (0..stack.frames).collect(), stack: Arc::new(stack), view: None }
+    }
+
+    /// Rows of a frame as it is read.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.view.as_ref().map_or(self.stack.rows, |v| v.shape().0)
+    }
+
+    /// Columns of a frame as it is read.
+    #[must_use]
+    pub fn columns(&self) -> usize {
+        self.view.as_ref().map_or(self.stack.columns, |v| v.shape().1)
+    }
+
+    /// Bytes in the file that one row of one frame, as it is read, is made of.
+    #[must_use]
+    pub fn row_bytes(&self) -> u64 {
+        self.stack.row_bytes() * self.view.as_ref().map_or(1, |v| v.bin.1 as u64)
+    }
+
+    /// Rows of the detector that `rows` are made of.
+    #[must_use]
+    pub fn stored_rows(&self, rows: &Range<usize>) -> Range<usize> {
+        self.view.as_ref().map_or_else(|| rows.clone(), |v| v.stored_rows(rows))
     }
 
     /// Reads `rows` of every frame, `[frame, row, column]`.
@@ -54,9 +81,11 @@ impl FrameList {
     }
 
     fn read_some(&self, frames: &[usize], rows: Range<usize>) -> Result<ndarray::Array3<f32>, Fault> {
-        let mut out = ndarray::Array3::zeros((frames.len(), rows.len(), self.stack.columns));
-        if let Some(flat) = out.as_slice_mut() {
-            self.stack.read(frames, rows, flat)?;
+        let mut out = ndarray::Array3::zeros((frames.len(), rows.len(), self.columns()));
+        match (out.as_slice_mut(), &self.view) {
+            (Some(flat), None) => self.stack.read(frames, rows, flat)?,
+            (Some(flat), Some(view)) => view.read(&self.stack, frames, &rows, flat)?,
+            (None, _) => {}
         }
         Ok(out)
     }
@@ -323,6 +352,16 @@ impl TomoSource {
             linked,
             awaited,
         })
+    }
+
+    /// Shows all frames through one view from now on: the header says its rows and columns.
+    pub fn look_through(&mut self, view: &View) {
+        let between = self.flats_between.iter_mut().map(|(_, list)| list);
+        let flats = self.flats_before.iter_mut().chain(&mut self.flats_after).chain(between);
+        for list in std::iter::once(&mut self.projections).chain(flats).chain(&mut self.darks) {
+            list.view = Some(view.clone());
+        }
+        (self.header.rows, self.header.columns) = view.shape();
     }
 
     /// Projections, flats and darks: every list there is.

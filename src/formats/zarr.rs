@@ -117,7 +117,7 @@ impl Pyramid {
             .collect()
     }
 
-    /// Writes the metadata. `voxel_cm`: the edge of a voxel.
+    /// Writes the metadata. `voxel_cm`: the edges of a voxel along `z`, `y` and `x`.
     pub fn write_metadata(
         &self,
         staging: &Path,
@@ -125,24 +125,24 @@ impl Pyramid {
         name: &str,
         scale: Option<Scale>,
         attributes: &VolumeAttributes,
-        voxel_cm: Option<f64>,
+        voxel_cm: Option<[f64; 3]>,
     ) -> Result<Vec<OutputFile>, Fault> {
         let unit = voxel_cm.map(|_| "micrometer");
-        let edge = voxel_cm.map_or(1.0, |cm| cm * 1e4);
+        let edges = voxel_cm.map_or([1.0; 3], |cm| cm.map(|cm| cm * 1e4));
         let axes = ["z", "y", "x"].map(|n| match unit {
             Some(unit) => json!({ "name": n, "type": "space", "unit": unit }),
             None => json!({ "name": n, "type": "space" }),
         });
         let datasets: Vec<_> = (0..self.levels())
             .map(|l| {
-                let size = edge * f64::from(1u32 << l);
+                let size = edges.map(|edge| edge * f64::from(1u32 << l));
                 // The middle of a coarse voxel is that of the fine ones it is made of.
-                let shift = (size - edge) / 2.0;
+                let shift = edges.map(|edge| edge * (f64::from(1u32 << l) - 1.0) / 2.0);
                 json!({
                     "path": l.to_string(),
                     "coordinateTransformations": [
-                        { "type": "scale", "scale": [size, size, size] },
-                        { "type": "translation", "translation": [shift, shift, shift] },
+                        { "type": "scale", "scale": size },
+                        { "type": "translation", "translation": shift },
                     ],
                 })
             })
@@ -225,7 +225,9 @@ mod tests {
             files.extend(pyramid.write_block(dir.path(), "v", first, block, None).unwrap());
         }
         let attributes = VolumeAttributes { units: "cm^-1".into(), axes: "z:y:x".into(), description: String::new() };
-        files.extend(pyramid.write_metadata(dir.path(), "v", "scan", None, &attributes, Some(1e-4)).unwrap());
+        files.extend(
+            pyramid.write_metadata(dir.path(), "v", "scan", None, &attributes, Some([2e-4, 1e-4, 1e-4])).unwrap(),
+        );
         // 3 blocks × (2 × 2, 1 × 1, 1 × 1) chunks, and four JSON files.
         assert_eq!(files.len(), 3 * 6 + 4);
         let got = chunk(dir.path().join("v/0/c/2/1/1"), 4 * 256 * 256);
@@ -238,8 +240,8 @@ mod tests {
         let meta: serde_json::Value =
             serde_json::from_slice(&std::fs::read(dir.path().join("v/zarr.json")).unwrap()).unwrap();
         let scales = &meta["attributes"]["ome"]["multiscales"][0]["datasets"];
-        assert_eq!(scales[2]["coordinateTransformations"][0]["scale"][0], 4.0);
-        assert_eq!(scales[1]["coordinateTransformations"][1]["translation"][0], 0.5);
+        assert_eq!(scales[2]["coordinateTransformations"][0]["scale"], json!([8.0, 4.0, 4.0]));
+        assert_eq!(scales[1]["coordinateTransformations"][1]["translation"], json!([1.0, 0.5, 0.5]));
     }
 
     #[test]

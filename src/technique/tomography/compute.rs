@@ -16,7 +16,7 @@ use super::recipe::{Algorithm, Recipe};
 use super::strip;
 use crate::device::{self, Selected};
 use crate::technique::Fault;
-use ndarray::{Array2, Array3, ArrayView3, Axis};
+use ndarray::{Array2, Array3, ArrayView3, Axis, s};
 use std::sync::{Arc, Mutex};
 
 pub use super::locate::Axial;
@@ -34,8 +34,38 @@ pub struct Shared<'a> {
     pub pixel_size_cm: Option<f64>,
     /// Edge of the image, when it is an offset scan's.
     pub image_size: Option<usize>,
-    /// Columns of the detector that one column of these data stands for; only pictures say so.
+    /// Columns as they are read that one column of these data stands for; only pictures say so.
     pub bin: usize,
+}
+
+/// Rows and columns of a slice that are written, of an image with this edge.
+#[must_use]
+pub(crate) fn written(recipe: &Recipe, edge: usize) -> [usize; 2] {
+    let side = |span: Option<(usize, usize)>| span.map_or(edge, |(first, end)| end - first);
+    recipe.region.map_or([edge; 2], |r| [side(r.y), side(r.x)])
+}
+
+/// Refuses a region that reaches beyond an image with this edge, in words.
+pub(crate) fn check_region(recipe: &Recipe, edge: usize) -> Result<(), String> {
+    let Some(region) = recipe.region else { return Ok(()) };
+    match [("x", region.x), ("y", region.y)]
+        .into_iter()
+        .find_map(|(side, s)| s.filter(|s| s.1 > edge).map(|s| (side, s)))
+    {
+        None => Ok(()),
+        Some((side, (first, end))) => Err(format!(
+            "region.{side} = [{first}, {end}] in the recipe, but slices are {edge} × {edge}; write an end of at most {edge}"
+        )),
+    }
+}
+
+/// The region of `[z, y, x]` that the recipe wants.
+fn region(recipe: &Recipe, volume: Array3<f32>, at: &str) -> Result<Array3<f32>, Fault> {
+    let Some(region) = recipe.region else { return Ok(volume) };
+    let (_, height, width) = volume.dim();
+    check_region(recipe, height).map_err(|why| Fault::Input(format!("{at}: {why}")))?;
+    let ((top, bottom), (left, right)) = (region.y.unwrap_or((0, height)), region.x.unwrap_or((0, width)));
+    Ok(volume.slice(s![.., top..bottom, left..right]).to_owned())
 }
 
 /// Finds the axis on some rows, each given as its own raw rows.
@@ -45,6 +75,14 @@ pub struct Shared<'a> {
 pub fn prepare(shared: &Shared<'_>, raw: Vec<RawRows>) -> Result<Axial, Fault> {
     check_beam(&raw, shared.recipe)?;
     let columns = raw.first().map_or(0, |r| r.projections.len_of(Axis(2)));
+    let at = raw.first().map_or_else(String::new, |r| r.at.clone());
+    let axial = locate(shared, columns, raw)?;
+    check_region(shared.recipe, axial.image_size.unwrap_or(columns))
+        .map_err(|why| Fault::Input(format!("{at}: {why}")))?;
+    Ok(axial)
+}
+
+fn locate(shared: &Shared<'_>, columns: usize, raw: Vec<RawRows>) -> Result<Axial, Fault> {
     if let Some(axial) = locate::given(shared, columns) {
         return Ok(axial);
     }
@@ -59,14 +97,14 @@ pub fn prepare(shared: &Shared<'_>, raw: Vec<RawRows>) -> Result<Axial, Fault> {
     search(shared, &sinograms)
 }
 
-/// Reconstructs rows: `[z, y, x]` per centimetre, or per pixel when its size is not known.
+/// Reconstructs rows: `[z, y, x]` per centimetre, or per pixel when its size is not known; of each slice the recipe's region.
 ///
 /// # Errors
 /// [`Fault::Input`] for data or a geometry that cannot be reconstructed.
 pub fn slab(shared: &Shared<'_>, center: f64, raw: RawRows) -> Result<(Array3<f32>, Repaired), Fault> {
     if let Selected::Gpu(device) = device::shared() {
         match gpu::slab(&device, shared, center, &raw) {
-            Ok(gpu::Outcome::Done(volume, repaired)) => return Ok((volume, repaired)),
+            Ok(gpu::Outcome::Done(volume, repaired)) => return Ok((region(shared.recipe, volume, &raw.at)?, repaired)),
             Ok(gpu::Outcome::Declined(why)) => tracing::info!(rows = ?raw.rows, "not on the GPU: {why}"),
             Err(fault @ Fault::Task(_)) => {
                 // This try is lost; the next one here runs on the processors, and the coordinator is told.
@@ -76,10 +114,12 @@ pub fn slab(shared: &Shared<'_>, center: f64, raw: RawRows) -> Result<(Array3<f3
             Err(fault) => return Err(fault),
         }
     }
-    slab_on_cpu(shared, center, raw)
+    let at = raw.at.clone();
+    let (volume, repaired) = slab_on_cpu(shared, center, raw)?;
+    Ok((region(shared.recipe, volume, &at)?, repaired))
 }
 
-/// As [`slab`], on the processors.
+/// As [`slab`], on the processors, and whole slices.
 pub(super) fn slab_on_cpu(shared: &Shared<'_>, center: f64, raw: RawRows) -> Result<(Array3<f32>, Repaired), Fault> {
     let at = raw.at.clone();
     let (mut integrals, repaired) = line_integrals(raw, shared.recipe)?;
@@ -154,15 +194,15 @@ pub fn picture(shared: &Shared<'_>, raw: RawRows) -> Result<Picture, Fault> {
     integrals.remove_stripes(shared.recipe, &at)?;
     let quick = Recipe { algorithm: Algorithm::Gridding, ..shared.recipe.clone() };
     let shared = &Shared { recipe: &quick, image_size: axial.image_size, ..*shared };
-    let slice = |center: f64| -> Result<Array2<f32>, Fault> {
-        Ok(images(shared, center, integrals.sinograms(), &at)?.index_axis_move(Axis(0), 0))
-    };
+    let image = |center: f64| images(shared, center, integrals.sinograms(), &at);
     let candidates = shared.recipe.center_try.map(|t| t.candidates(axial.rotation_center_px));
-    let column = |c: f64| (c + 0.5) * shared.bin as f64 - 0.5;
-    let one = |c: f64| Ok((format!("{:.2}", column(c)), slice(c)?));
+    let column = |c: f64| shared.recipe.column_on_detector((c + 0.5) * shared.bin as f64 - 0.5);
+    // Whole slices: the signs of a wrong axis may lie anywhere.
+    let one = |c: f64| Ok((format!("{:.2}", column(c)), image(c)?.index_axis_move(Axis(0), 0)));
     let tried = candidates.map(|all| all.into_iter().map(one).collect::<Result<Vec<_>, Fault>>());
     let centers = tried.transpose()?.map(|slices| strip::picture(&slices));
-    Ok(Picture { slice: slice(axial.rotation_center_px)?, axial, sinogram, centers })
+    let slice = region(shared.recipe, image(axial.rotation_center_px)?, &at)?.index_axis_move(Axis(0), 0);
+    Ok(Picture { slice, axial, sinogram, centers })
 }
 
 type Kept = Option<(Vec<u64>, Arc<Plan>)>;

@@ -9,7 +9,7 @@
 //! - The result lists every file of the bundle with its hash.
 
 use super::chain::Repaired;
-use super::compute::Axial;
+use super::compute::{self, Axial};
 use super::frames;
 use super::outputs;
 use super::plan::bounded;
@@ -37,8 +37,16 @@ pub(crate) fn axial(carry: &[TaskRecord]) -> Result<Axial, Fault> {
 }
 
 /// The volume's shape: only when the axis is known, an offset scan is known for one.
-pub(crate) fn found_shape(carry: &[TaskRecord], planned: [usize; 3]) -> Result<[usize; 3], Fault> {
-    Ok(axial(carry)?.image_size.map_or(planned, |edge| [planned[0], edge, edge]))
+pub(crate) fn found_shape(recipe: &Recipe, carry: &[TaskRecord], planned: [usize; 3]) -> Result<[usize; 3], Fault> {
+    Ok(axial(carry)?.image_size.map_or(planned, |edge| {
+        let [height, width] = compute::written(recipe, edge);
+        [planned[0], height, width]
+    }))
+}
+
+/// Edges of a voxel along `z`, `y` and `x`, given that of a pixel along a row of what was read.
+pub(crate) fn voxel_cm(recipe: &Recipe, pixel_size_cm: Option<f64>) -> Option<[f64; 3]> {
+    pixel_size_cm.map(|cm| [cm * recipe.binning.y as f64 / recipe.binning.x as f64, cm, cm])
 }
 
 /// Unit and axes of what is written.
@@ -60,10 +68,12 @@ pub(crate) fn store(
 ) -> Result<TaskOutput, Fault> {
     let staging = &ctx.job.staging;
     let axial = axial(&ctx.job.carry)?;
-    let columns = shape[2];
-    let shape = found_shape(&ctx.job.carry, shape)?;
+    let shape = found_shape(recipe, &ctx.job.carry, shape)?;
     let acquisition: serde_json::Value = serde_json::from_str(acquisition).unwrap_or_default();
     let pixel_size_cm = acquisition.get("pixel_size_cm").and_then(serde_json::Value::as_f64);
+    // The acquisition has the detector's.
+    let pixel_size_cm = pixel_size_cm.map(|cm| cm * recipe.binning.x as f64);
+    let columns = acquisition.pointer("/read/columns").and_then(serde_json::Value::as_u64).unwrap_or_default() as usize;
     let (parts, repaired) = parts(&ctx.job.carry, slabs)?;
     let bytes = shape.iter().map(|&n| n as u64).product::<u64>() * 4;
     let scale = outputs::scale(recipe, &ctx.job.carry)?;
@@ -99,6 +109,8 @@ pub(crate) fn store(
             "integer": scale,
             "units": attributes.units,
             "axes": attributes.axes,
+            "voxel_size_cm": voxel_cm(recipe, pixel_size_cm),
+            "scratch": frames::notes(&ctx.job.carry)?.first().map(|n| n.shape.kept),
             "storage": if !hdf5 { "other outputs only" } else if plain { "plain" } else { "virtual dataset over parts/" },
             "repaired": repaired,
             "chunks_decoded": decoded(&ctx.job.carry)?,
@@ -114,9 +126,13 @@ pub(crate) fn store(
 fn parameters(recipe: &Recipe, axial: &Axial, pixel_size_cm: Option<f64>, columns: usize) -> serde_json::Value {
     let mut all = serde_json::to_value(recipe).unwrap_or_default();
     if let Some(map) = all.as_object_mut() {
-        map.insert("rotation_center_px".into(), axial.rotation_center_px.into());
+        let column = |c: f64| recipe.column_on_detector(c);
+        let rows: Vec<(usize, f64)> =
+            axial.rows.iter().map(|&(row, c)| (recipe.row_on_detector(row), column(c))).collect();
+        map.insert("rotation_center_px".into(), column(axial.rotation_center_px).into());
+        map.insert("rotation_center_read_px".into(), axial.rotation_center_px.into());
         map.insert("rotation_center_method".into(), axial.method.clone().into());
-        map.insert("rotation_center_rows".into(), serde_json::json!(axial.rows));
+        map.insert("rotation_center_rows".into(), serde_json::json!(rows));
         map.insert("warnings".into(), serde_json::json!(axial.warnings));
         map.insert("pixel_size_cm".into(), pixel_size_cm.into());
         map.insert("stripe_used".into(), serde_json::json!(recipe.stripe.map(|s| s.fitted(columns))));

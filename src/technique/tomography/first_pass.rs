@@ -7,7 +7,9 @@
 //! itself, all angles and pixels.
 //!
 //! Contract
-//! - Column `u` of the small scan is the mean of columns `b·u … b·u + b − 1`, so an axis at `c` lies at `(c + ½)/b − ½`.
+//! - Column `u` of the small scan is the mean of columns `b·u … b·u + b − 1` of what the recipe leaves of the scan, so an axis
+//!   at `c` lies at `(c + ½)/b − ½`.
+//! - Shown are the rows and the region that the recipe wants, to within `b`; candidate axes as whole slices.
 //! - Where rows are read directly, one row of every `b` is read, else all of a frame.
 //! - The pictures are made of finished values (line integrals, attenuation); they are for looking, not for measuring.
 //! - Slices are made by gridding whatever the recipe's algorithm: they are for looking, and within seconds.
@@ -23,8 +25,9 @@ use super::recipe::{Algorithm, Center, CenterTry, Recipe};
 use crate::formats::FrameList;
 use crate::formats::stack::Sample;
 use crate::technique::Fault;
-use ndarray::{Array2, Array3, ArrayView3, Axis};
+use ndarray::{Array2, Array3, ArrayView3, Axis, s};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Longest side of the small scan, pixels.
 const EDGE: usize = 384;
@@ -45,6 +48,8 @@ pub(crate) struct Small {
     angles: Vec<f64>,
     /// Pixels along a side that became one.
     bin: usize,
+    /// Rows of it that are shown.
+    shown: Range<usize>,
 }
 
 /// `n` positions of `count`, evenly.
@@ -59,10 +64,8 @@ fn binned(frames: ArrayView3<'_, f32>, rows_each: usize, bin: usize) -> Array3<f
     let mut out = Array3::zeros((count, (rows / rows_each).max(1), (columns / bin).max(1)));
     out.axis_iter_mut(Axis(0)).into_par_iter().zip(frames.axis_iter(Axis(0))).for_each(|(mut out, frame)| {
         for ((r, c), value) in out.indexed_iter_mut() {
-            let block = frame.slice(ndarray::s![
-                r * rows_each..((r + 1) * rows_each).min(rows),
-                c * bin..((c + 1) * bin).min(columns)
-            ]);
+            let block =
+                frame.slice(s![r * rows_each..((r + 1) * rows_each).min(rows), c * bin..((c + 1) * bin).min(columns)]);
             *value = block.sum() / block.len().max(1) as f32;
         }
     });
@@ -70,7 +73,7 @@ fn binned(frames: ArrayView3<'_, f32>, rows_each: usize, bin: usize) -> Array3<f
 }
 
 fn read(list: &FrameList, positions: &[usize], bin: usize, direct: bool, memory: u64) -> Result<Array3<f32>, Fault> {
-    let (rows, columns) = (list.stack.rows, list.stack.columns);
+    let (rows, columns) = (list.rows(), list.columns());
     let (small_rows, small_columns) = ((rows / bin).max(1), (columns / bin).max(1));
     let mut out = Array3::zeros((positions.len(), small_rows, small_columns));
     if direct {
@@ -112,7 +115,7 @@ pub(crate) fn load(opened: &Opened, recipe: &Recipe, memory: u64) -> Result<Smal
         darks = source.darks.as_ref().map(some).transpose()?;
         // Projections are fewer here: the places of flats among them shrink alike.
         let scale = positions.len() as f64 / header.projections().max(1) as f64;
-        for (at, list) in load::flats(source) {
+        for (at, list) in load::flats(opened) {
             flats.push((at * scale, some(list)?));
         }
     }
@@ -129,9 +132,11 @@ pub(crate) fn load(opened: &Opened, recipe: &Recipe, memory: u64) -> Result<Smal
         transmission: false,
         at: source.projections.stack.at(),
     };
-    let middle = header.rows / 2;
+    let wanted = load::wanted_rows(opened, recipe);
+    let middle = wanted.start + wanted.len() / 2;
+    let shown = reduced((wanted.start, wanted.end), bin, raw.rows.end);
     let full = if direct { Some(load::rows(opened, recipe, middle..middle + 1)?) } else { None };
-    Ok(Small { raw, full, angles, bin })
+    Ok(Small { raw, full, angles, bin, shown })
 }
 
 /// Pictures of the small scan.
@@ -149,7 +154,7 @@ pub(crate) struct Views {
 /// # Errors
 /// As [`compute::prepare`] and [`compute::slab`].
 pub(crate) fn views(shared: &Shared<'_>, small: Small) -> Result<Views, Fault> {
-    let Small { mut raw, full, angles, bin } = small;
+    let Small { mut raw, full, angles, bin, shown } = small;
     let b = bin as f64;
     let full = full.map(|row| compute::picture(shared, row)).transpose()?;
     let mut recipe = shared.recipe.clone();
@@ -163,6 +168,8 @@ pub(crate) fn views(shared: &Shared<'_>, small: Small) -> Result<Views, Fault> {
     if let Center::Pixel(c) = recipe.center {
         recipe.center = Center::Pixel((c + 0.5) / b - 0.5);
     }
+    // How wide a slice of the small scan is turns out with its axis; the region is cut out after that.
+    let region = recipe.region.take();
     recipe.algorithm = Algorithm::Gridding;
     // The steps on frames, on whole frames.
     chain::check_beam(std::slice::from_ref(&raw), &recipe)?;
@@ -175,20 +182,23 @@ pub(crate) fn views(shared: &Shared<'_>, small: Small) -> Result<Views, Fault> {
     raw.transmission = true;
     let pixel_size_cm = shared.pixel_size_cm.map(|cm| cm * b);
     let shared = Shared { recipe: &recipe, angles: &angles, pixel_size_cm, image_size: None, bin };
-    let rows = raw.rows.len();
-    let mut middle = compute::picture(&shared, rows_of(&raw, rows / 2..rows / 2 + 1))?;
+    let row = shown.start + shown.len() / 2;
+    let mut middle = compute::picture(&shared, rows_of(&raw, row..row + 1))?;
     let shared = Shared { image_size: middle.axial.image_size, ..shared };
     let center = middle.axial.rotation_center_px;
     let size = middle.slice.ncols();
-    let (mut coronal, mut sagittal) = (Array2::zeros((rows, size)), Array2::zeros((rows, size)));
-    for first in (0..rows).step_by(SLICES) {
-        let some = first..(first + SLICES).min(rows);
+    let side = |span: Option<(usize, usize)>| span.map_or(0..size, |span| reduced(span, bin, size));
+    let (x, y) = region.map_or((0..size, 0..size), |r| (side(r.x), side(r.y)));
+    let (mut coronal, mut sagittal) = (Array2::zeros((shown.len(), x.len())), Array2::zeros((shown.len(), y.len())));
+    for first in shown.clone().step_by(SLICES) {
+        let some = first..(first + SLICES).min(shown.end);
         let (volume, _) = compute::slab(&shared, center, rows_of(&raw, some.clone()))?;
         for (z, slice) in some.zip(volume.outer_iter()) {
-            coronal.row_mut(z).assign(&slice.row(size / 2));
-            sagittal.row_mut(z).assign(&slice.column(size / 2));
+            coronal.row_mut(z - shown.start).assign(&slice.slice(s![y.start + y.len() / 2, x.clone()]));
+            sagittal.row_mut(z - shown.start).assign(&slice.slice(s![y.clone(), x.start + x.len() / 2]));
         }
     }
+    middle.slice = middle.slice.slice(s![y, x]).to_owned();
     let back = |c: f64| (c + 0.5) * b - 0.5;
     middle.axial.rotation_center_px = back(center);
     middle.axial.image_size = middle.axial.image_size.map(|n| n * bin);
@@ -196,9 +206,15 @@ pub(crate) fn views(shared: &Shared<'_>, small: Small) -> Result<Views, Fault> {
     Ok(Views { middle: full.unwrap_or(middle), coronal, sagittal })
 }
 
+/// Where `[first, end]` lies among `size` pixels of which each is `bin` wide; one of them at least.
+fn reduced((first, end): (usize, usize), bin: usize, size: usize) -> Range<usize> {
+    let first = (first / bin).min(size.saturating_sub(1));
+    first..end.div_ceil(bin).clamp(first + 1, size.max(first + 1))
+}
+
 /// Some rows of the small scan, as a task would have read them.
-fn rows_of(raw: &RawRows, rows: std::ops::Range<usize>) -> RawRows {
-    let some = |a: &Array3<f32>| a.slice(ndarray::s![.., rows.clone(), ..]).to_owned();
+fn rows_of(raw: &RawRows, rows: Range<usize>) -> RawRows {
+    let some = |a: &Array3<f32>| a.slice(s![.., rows.clone(), ..]).to_owned();
     RawRows {
         margin: (0, 0),
         projections: some(&raw.projections),
@@ -225,6 +241,15 @@ mod tests {
     }
 
     #[test]
+    fn what_is_shown_lies_in_the_small_scan() {
+        assert_eq!(reduced((0, 100), 4, 25), 0..25);
+        assert_eq!(reduced((41, 60), 4, 25), 10..15);
+        // The 102 columns of a 25 pixel wide scan: the last two are in none.
+        assert_eq!(reduced((101, 102), 4, 25), 24..25);
+        assert_eq!(reduced((7, 8), 4, 25), 1..2);
+    }
+
+    #[test]
     fn positions_are_spread_and_bins_are_means() {
         assert_eq!(spread(10, 3), [0, 3, 6]);
         assert_eq!(spread(2, 300), [0, 1]);
@@ -234,6 +259,6 @@ mod tests {
         assert_eq!(small.dim(), (2, 2, 3));
         assert_eq!(small[[1, 1, 2]], (124.0 + 125.0 + 134.0 + 135.0) / 4.0);
         // Fewer rows than a bin: what there is.
-        assert_eq!(binned(frames.slice(ndarray::s![.., ..1, ..]), 1, 4).dim(), (2, 1, 1));
+        assert_eq!(binned(frames.slice(s![.., ..1, ..]), 1, 4).dim(), (2, 1, 1));
     }
 }

@@ -9,10 +9,12 @@
 //! | `frames` | a run of projections each | its rows, see [`crate::formats::scratch`] |
 //!
 //! The tasks after them read scratch. Frames are kept as counts, or, when a step works on frames (zingers and phase retrieval,
-//! which then see whole frames), as transmission.
+//! which then see whole frames), as transmission; that in half precision where the recipe says so, or where the flats show
+//! that its noise is far above the rounding ([`super::precision`]).
 //!
 //! Contract
-//! - The result is that of reading rows directly, bit for bit but for phase retrieval, whose margins leave an error there.
+//! - The result is that of reading rows directly, bit for bit but for half precision and for phase retrieval, whose margins leave
+//!   an error there.
 //! - Scratch lies in staging and may be lost: a task that misses some makes it again from the scan, for itself.
 //! - Memory: a block of frames at a time, at most [`BLOCK_BYTES`] or half a task's memory; decoding a chunk that is larger
 //!   than that alone keeps to rows.
@@ -23,7 +25,8 @@ use super::load::{self, Opened};
 use super::normalize::Flat;
 use super::paganin::Optics;
 use super::plan::{self, Work};
-use super::recipe::Recipe;
+use super::precision;
+use super::recipe::{Recipe, Scratch};
 use crate::formats::FrameList;
 use crate::formats::scratch::{self, Found, Kept, Shape};
 use crate::formats::stack::Sample;
@@ -48,6 +51,9 @@ pub(crate) struct FlatsNote {
     /// Projection of each group of flats.
     pub at: Vec<f64>,
     pub decoded: u64,
+    /// Quanta in the brightest pixels of the flats, see [`precision::quanta`].
+    #[serde(default)]
+    pub quanta: Option<f64>,
 }
 
 /// What a `frames` task reports.
@@ -64,9 +70,28 @@ pub(crate) struct FramesNote {
     pub decoded: u64,
 }
 
-/// Does a step of this recipe work on whole frames?
-fn on_frames(recipe: &Recipe) -> bool {
-    recipe.zinger.is_some() || recipe.paganin.is_some()
+/// How counts are kept: exactly. Means of some are no whole numbers.
+fn counts_kept(opened: &Opened) -> Kept {
+    let joined = opened.source.projections.view.as_ref().is_some_and(|v| v.bin != (1, 1));
+    if joined { Kept::F32 } else { Kept::of(opened.source.header.sample) }
+}
+
+/// Are frames kept as transmission? When a step of the recipe works on whole ones, and when counts that take four bytes are to
+/// take two.
+fn on_frames(opened: &Opened, recipe: &Recipe) -> bool {
+    let shortened = recipe.scratch == Scratch::F16 && counts_kept(opened) == Kept::F32;
+    recipe.zinger.is_some() || recipe.paganin.is_some() || shortened
+}
+
+/// How transmission is kept; `quanta`: of the flats, when they are known.
+fn kept(recipe: &Recipe, quanta: Option<f64>) -> Kept {
+    let enough = || quanta.is_some_and(precision::half_is_enough);
+    match recipe.scratch {
+        Scratch::F16 => Kept::F16,
+        // Phase retrieval lowers the noise, and absorption is no transmission.
+        Scratch::Auto if recipe.paganin.is_none() && recipe.minus_log && enough() => Kept::F16,
+        Scratch::Auto | Scratch::F32 => Kept::F32,
+    }
 }
 
 /// Rows that share a chunk, when reading a row means decoding it.
@@ -78,15 +103,16 @@ pub(crate) fn packed_rows(opened: &Opened) -> Option<usize> {
 fn block(opened: &Opened, resources: &Resources) -> Option<usize> {
     let header = &opened.source.header;
     let frame = header.rows * header.columns * 4;
-    let chunk = opened.source.projections.stack.packed_frames();
+    let stack = &opened.source.projections.stack;
+    let (chunk, stored) = (stack.packed_frames(), stack.rows * stack.columns * 4);
     let most = usize::try_from(resources.task_memory / 2).unwrap_or(usize::MAX);
     let fits = most.min(BLOCK_BYTES.max(frame)) / frame.max(1);
     // Several tasks for each executor, so that reading and writing overlap.
     let share = header.projections().div_ceil(3 * resources.workers.max(1) as usize);
     let whole = |n: usize| n / chunk * chunk;
     match whole(fits) {
-        0 if chunk.saturating_mul(frame) <= most => Some(chunk),
-        0 => None,
+        _ if chunk.saturating_mul(stored) > most => None,
+        0 => Some(chunk),
         n => Some(whole(share.next_multiple_of(chunk)).clamp(chunk, n)),
     }
 }
@@ -113,15 +139,17 @@ pub(crate) fn stages(
     whole: bool,
     resources: &Resources,
 ) -> Result<Option<[Stage; 2]>, Fault> {
+    let list = &opened.source.projections;
     let rows = opened.source.header.rows;
     // A chunk that two slabs share would be decoded twice, one that holds most rows also for the search of the axis.
-    let shared = |n: usize| n > 1 && (slabs.iter().any(|s| !s.start.is_multiple_of(n)) || 5 * n >= rows);
+    let cut = |s: &Range<usize>, n: usize| !list.stored_rows(s).start.is_multiple_of(n);
+    let shared = |n: usize| n > 1 && (slabs.iter().any(|s| cut(s, n)) || 5 * n >= list.stack.rows);
     if !whole && !packed_rows(opened).is_some_and(shared) {
         return Ok(None);
     }
     let Some(each) = block(opened, resources) else { return Ok(None) };
     let source = &opened.source;
-    let frame_bytes = source.projections.stack.row_bytes() * rows as u64;
+    let frame_bytes = source.projections.row_bytes() * rows as u64;
     let calibrations = (source.header.flats() + source.header.darks) as u64;
     let flats = Work::Flats.spec("flats".into(), TaskKind::Stage, 1.0, frame_bytes * calibrations)?;
     let frames: Vec<TaskSpec> = blocks(&source.projections, each)
@@ -143,15 +171,17 @@ pub(crate) struct Means {
     dark: Option<Array2<f32>>,
     flats: Vec<Flat>,
     decoded: u64,
+    quanta: Option<f64>,
 }
 
-/// Mean of frames a few at a time; as [`super::normalize::mean_frame`] of all of them.
-fn mean(list: &FrameList, memory: u64) -> Result<Array2<f32>, Fault> {
-    let (rows, columns) = (list.stack.rows, list.stack.columns);
+/// Mean of frames a few at a time, as [`super::normalize::mean_frame`] of all of them; and the first two of them.
+fn mean(list: &FrameList, memory: u64) -> Result<(Array2<f32>, Vec<Array2<f32>>), Fault> {
+    let (rows, columns) = (list.rows(), list.columns());
     let chunk = list.stack.packed_frames();
     let held = MEAN_BYTES.min(usize::try_from(memory / 4).unwrap_or(usize::MAX));
     let each = (held / (rows * columns * 4).max(1) / chunk * chunk).max(chunk);
     let mut sums = Array2::from_elem((rows, columns), (0.0_f64, 0_u32));
+    let mut first = Vec::new();
     let positions: Vec<usize> = (0..list.frames.len()).collect();
     for positions in positions.chunks(each) {
         for frame in list.read_positions(positions, 0..rows)?.outer_iter() {
@@ -160,25 +190,35 @@ fn mean(list: &FrameList, memory: u64) -> Result<Array2<f32>, Fault> {
                     *sum = (sum.0 + f64::from(v), sum.1 + 1);
                 }
             });
+            if first.len() < 2 {
+                first.push(frame.to_owned());
+            }
         }
     }
-    Ok(sums.mapv(|(sum, n)| if n == 0 { f32::NAN } else { (sum / f64::from(n)) as f32 }))
+    Ok((sums.mapv(|(sum, n)| if n == 0 { f32::NAN } else { (sum / f64::from(n)) as f32 }), first))
 }
 
 /// Reads darks and flats, each chunk once.
 fn means(ctx: &TaskContext, opened: &Opened, recipe: &Recipe) -> Result<Means, Fault> {
     if !recipe.normalize {
-        return Ok(Means { dark: None, flats: Vec::new(), decoded: 0 });
+        return Ok(Means { dark: None, flats: Vec::new(), decoded: 0, quanta: None });
     }
     let source = &opened.source;
     let before = decoded(opened);
     let memory = plan::bounded(recipe, &ctx.job.resources).task_memory;
-    let dark = source.darks.as_ref().map(|l| mean(l, memory)).transpose()?;
-    let flats = load::flats(source)
-        .into_iter()
-        .map(|(at, list)| Ok(Flat { at, mean: mean(list, memory)? }))
-        .collect::<Result<Vec<_>, Fault>>()?;
-    Ok(Means { dark, flats, decoded: decoded(opened) - before })
+    let dark = source.darks.as_ref().map(|l| Ok::<_, Fault>(mean(l, memory)?.0)).transpose()?;
+    let none = dark.is_none().then(|| Array2::zeros((source.header.rows, source.header.columns)));
+    let mut quanta: Option<f64> = None;
+    let mut flats = Vec::new();
+    for (at, list) in load::flats(opened) {
+        let (mean, first) = mean(list, memory)?;
+        if let Some(dark) = dark.as_ref().or(none.as_ref()) {
+            // The brightest group decides.
+            quanta = Some(quanta.unwrap_or(0.0).max(precision::quanta(&first, mean.view(), dark.view())));
+        }
+        flats.push(Flat { at, mean });
+    }
+    Ok(Means { dark, flats, decoded: decoded(opened) - before, quanta })
 }
 
 /// Chunks decoded so far; lists may share a stack.
@@ -196,15 +236,24 @@ pub(crate) struct Block {
     means: Option<Means>,
     optics: Option<Optics>,
     floating: bool,
-    sample: Sample,
+    kept: Kept,
     decoded: u64,
     repaired: Repaired,
     at: String,
 }
 
-fn read_block(opened: &Opened, projections: Range<usize>, means: Option<Means>) -> Result<Block, Fault> {
+fn read_block(
+    opened: &Opened,
+    recipe: &Recipe,
+    projections: Range<usize>,
+    means: Option<Means>,
+) -> Result<Block, Fault> {
     let list = &opened.source.projections;
     let header = &opened.source.header;
+    let kept = match &means {
+        Some(means) => kept(recipe, means.quanta),
+        None => counts_kept(opened),
+    };
     let before = decoded(opened);
     let positions: Vec<usize> = projections.clone().collect();
     Ok(Block {
@@ -213,7 +262,7 @@ fn read_block(opened: &Opened, projections: Range<usize>, means: Option<Means>) 
         means,
         optics: opened.optics,
         floating: matches!(header.sample, Sample::F32 | Sample::F64),
-        sample: header.sample,
+        kept,
         decoded: decoded(opened) - before,
         repaired: Repaired::default(),
         at: list.stack.at(),
@@ -245,8 +294,8 @@ pub(crate) fn load(ctx: &TaskContext, opened: &Opened, recipe: &Recipe, work: &W
             if projections.end > opened.source.header.projections() {
                 return Err(Fault::InputChanged(opened.source.projections.stack.file().to_owned()));
             }
-            let means = if on_frames(recipe) { Some(kept_means(ctx, opened, recipe)?) } else { None };
-            read_block(opened, projections.clone(), means).map(|b| Some(Staged::Frames(Box::new(b))))
+            let means = if on_frames(opened, recipe) { Some(kept_means(ctx, opened, recipe)?) } else { None };
+            read_block(opened, recipe, projections.clone(), means).map(|b| Some(Staged::Frames(Box::new(b))))
         }
         _ => Ok(None),
     }
@@ -272,7 +321,8 @@ pub(crate) fn store(ctx: &TaskContext, staged: Staged, timings: Timings) -> Resu
     let staging = &ctx.job.staging;
     let file = format!("scratch/{}.a{}.raw", ctx.task.label, ctx.attempt);
     let carry = match staged {
-        Staged::Flats(Means { dark, flats, decoded }) => {
+        Staged::Flats(Means { dark, flats, decoded, quanta }) => {
+            let quanta = quanta.filter(|n| n.is_finite());
             let views: Vec<ArrayView2<'_, f32>> =
                 dark.iter().map(|d| d.view()).chain(flats.iter().map(|f| f.mean.view())).collect();
             // Without normalisation there is nothing to keep: an empty stack says so.
@@ -283,12 +333,11 @@ pub(crate) fn store(ctx: &TaskContext, staged: Staged, timings: Timings) -> Resu
             };
             let shape = scratch::write(staging, &file, stack.view(), Kept::F32)?;
             let at = flats.iter().map(|f| f.at).collect();
-            super::tasks::to_json(&FlatsNote { file, shape, dark: dark.is_some(), at, decoded })?
+            super::tasks::to_json(&FlatsNote { file, shape, dark: dark.is_some(), at, decoded, quanta })?
         }
         Staged::Frames(block) => {
             let transmission = block.means.is_some();
-            let kept = if transmission { Kept::F32 } else { Kept::of(block.sample) };
-            let shape = scratch::write(staging, &file, block.data.view(), kept)?;
+            let shape = scratch::write(staging, &file, block.data.view(), block.kept)?;
             super::tasks::to_json(&FramesNote {
                 file,
                 shape,
@@ -336,14 +385,14 @@ fn kept_rows(ctx: &TaskContext, note: &FlatsNote, rows: &Range<usize>) -> Result
 
 fn kept_means(ctx: &TaskContext, opened: &Opened, recipe: &Recipe) -> Result<Means, Fault> {
     if !recipe.normalize {
-        return Ok(Means { dark: None, flats: Vec::new(), decoded: 0 });
+        return Ok(Means { dark: None, flats: Vec::new(), decoded: 0, quanta: None });
     }
     let Some(note) = flats_note(&ctx.job.carry)? else { return means(ctx, opened, recipe) };
     let Some(frames) = kept_rows(ctx, &note, &(0..note.shape.rows))? else { return means(ctx, opened, recipe) };
     let mut frames = frames.outer_iter().map(|f| f.to_owned());
     let dark = if note.dark { frames.next() } else { None };
     let flats = note.at.iter().zip(frames).map(|(&at, mean)| Flat { at, mean }).collect();
-    Ok(Means { dark, flats, decoded: 0 })
+    Ok(Means { dark, flats, decoded: 0, quanta: note.quanta })
 }
 
 /// Rows of everything out of scratch; `None` when the job has none.
@@ -376,8 +425,10 @@ pub(crate) fn rows(
         } else {
             None
         };
-        let mut block = read_block(opened, first..last, means)?;
+        let mut block = read_block(opened, recipe, first..last, means)?;
         process(&mut block, recipe)?;
+        // As it would have come out of scratch.
+        note.shape.kept.round(block.data.view_mut());
         out.assign(&block.data.slice(s![.., rows.clone(), ..]));
         made = block.means;
     }

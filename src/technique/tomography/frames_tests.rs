@@ -17,7 +17,11 @@ fn read(path: &Path) -> Array3<f32> {
 }
 
 fn scan(dir: &Path, packed: bool) -> PathBuf {
-    let out = dir.join(if packed { "packed.nxs" } else { "plain.nxs" });
+    counted(dir, if packed { "packed.nxs" } else { "plain.nxs" }, packed, Some(2e4))
+}
+
+fn counted(dir: &Path, name: &str, packed: bool, photons: Option<f64>) -> PathBuf {
+    let out = dir.join(name);
     let options = SynthOptions {
         out: out.clone(),
         size: 48,
@@ -25,7 +29,7 @@ fn scan(dir: &Path, packed: bool) -> PathBuf {
         slices: 20,
         flats: 3,
         darks: 2,
-        photons: Some(2e4),
+        photons,
         layout: SynthLayout::NxTomo,
         packed,
         ..SynthOptions::default()
@@ -34,13 +38,17 @@ fn scan(dir: &Path, packed: bool) -> PathBuf {
     out
 }
 
-const RECIPES: [&str; 2] = ["center = 23.5", "center = 23.5\nzinger = { size = 3, threshold = 0.02 }"];
+const RECIPES: [&str; 3] = [
+    "center = 23.5",
+    "center = 23.5\nzinger = { size = 3, threshold = 0.02 }\nscratch = \"f32\"",
+    "center = 23.5\nzinger = { size = 3, threshold = 0.02 }\nscratch = \"f16\"",
+];
 
 #[test]
 fn the_result_is_that_of_reading_rows() {
     let dir = tempfile::tempdir().unwrap();
     let (packed, plain) = (scan(dir.path(), true), scan(dir.path(), false));
-    for (n, recipe) in RECIPES.into_iter().enumerate() {
+    for (n, recipe) in RECIPES.into_iter().take(2).enumerate() {
         let run = |scan: &Path, name: &str| {
             let options = ReconstructOptions {
                 scan: scan.to_owned(),
@@ -202,4 +210,49 @@ fn a_scan_larger_than_a_tasks_memory_runs_in_pieces() {
     job.stage("prepare");
     job.stage("slabs");
     assert_eq!(finish::decoded(&job.context.carry).unwrap(), 48);
+}
+
+#[test]
+fn half_precision_is_kept_where_it_does_not_show() {
+    let dir = tempfile::tempdir().unwrap();
+    let scans = [("20k.nxs", Some(2e4)), ("200k.nxs", Some(2e5)), ("clean.nxs", None)];
+    let [few, many, clean] = scans.map(|(name, photons)| counted(dir.path(), name, true, photons));
+    let run = |scan: &Path, recipe: &str| {
+        let options = ReconstructOptions {
+            scan: scan.to_owned(),
+            output: dir.path().join("out"),
+            recipe: format!("center = 23.5\npreview = false\n{recipe}").parse().unwrap(),
+            resources: Some(Resources { workers: 2, threads: 2, task_memory: 1 << 30 }),
+            ..ReconstructOptions::default()
+        };
+        let r = reconstruct(&options, &mut |_| {}).unwrap();
+        let carry: serde_json::Value = serde_json::from_str(&r.output.carry).unwrap();
+        (carry["output"]["scratch"].as_str().unwrap().to_owned(), read(&r.bundle.join("recon.h5")))
+    };
+    let zinger = "zinger = { size = 3, threshold = 0.5 }";
+    let paganin = "paganin = { energy_kev = 25, distance_mm = 1, delta_beta = 10 }";
+    for (scan, recipe, kept) in [
+        (&few, "", "u16"),
+        (&few, "scratch = \"f16\"", "u16"),
+        (&few, zinger, "f16"),
+        (&many, zinger, "f32"),
+        (&clean, zinger, "f32"),
+        (&few, paganin, "f32"),
+        (&few, &format!("{paganin}\nscratch = \"f16\""), "f16"),
+        (&many, &format!("{zinger}\nscratch = \"f16\""), "f16"),
+        (&few, "binning = 2", "f32"),
+        (&few, "binning = 2\nscratch = \"f16\"", "f16"),
+        // Four pixels together count four times as much: too much for half precision to be chosen.
+        (&few, &format!("{zinger}\nbinning = 2"), "f32"),
+    ] {
+        assert_eq!(run(scan, recipe).0, kept, "{scan:?} {recipe}");
+    }
+    let rms = |a: &Array3<f32>, b: &Array3<f32>| {
+        (a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>() / a.len() as f64).sqrt()
+    };
+    let (half, full) = (run(&few, zinger).1, run(&few, &format!("{zinger}\nscratch = \"f32\"")).1);
+    let (rounding, noise) = (rms(&half, &full), rms(&full, &run(&clean, zinger).1));
+    println!("rounding {rounding:.3}, noise {noise:.3}: {:.4}", rounding / noise);
+    // 2⁻¹¹/√3 of the transmission beside 1/√20 000 at least: 0.04; a tenth is promised.
+    assert!(rounding > 0.0 && rounding < 0.05 * noise, "{rounding} {noise}");
 }

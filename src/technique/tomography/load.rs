@@ -5,56 +5,179 @@
 
 use super::chain::RawRows;
 use super::paganin::Optics;
-use super::recipe::Recipe;
+use super::recipe::{Binning, Recipe, Run};
 use crate::arrivals::scan::{FileStamp, Scan};
-use crate::formats::{FrameList, TomoSource, stack::Sample};
+use crate::formats::{FrameList, TomoSource, stack::Sample, view::View};
 use crate::technique::{Fault, TaskContext};
 use ndarray::Array3;
 use std::ops::Range;
 use std::time::SystemTime;
 
-/// The scan of a task, open, with the recipe's angles and pixel size in place of its own.
+/// The scan of a task, open, with the recipe's angles and pixel size in place of its own, and only what the recipe wants of it:
+/// rows, columns and projections of the header are those that are read.
 pub struct Opened {
     /// The scan.
     pub source: TomoSource,
     /// Radians, one per projection.
     pub angles: Vec<f64>,
-    /// Centimetres.
+    /// Edge of a pixel as it is read along a row, centimetres.
     pub pixel_size_cm: Option<f64>,
     /// Phase retrieval, when the recipe wants it.
     pub optics: Option<Optics>,
+    /// What the scan itself has.
+    pub detector: Detector,
+    /// Which of the scan's projections are used.
+    run: Run,
+}
+
+/// Sizes of a scan before anything of it is left out or joined.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Detector {
+    /// Projections.
+    pub projections: usize,
+    /// Rows.
+    pub rows: usize,
+    /// Columns.
+    pub columns: usize,
+    /// Edge of a pixel, centimetres.
+    pub pixel_size_cm: Option<f64>,
 }
 
 /// Opens the scan of a task.
 ///
 /// # Errors
-/// As [`TomoSource::of`].
+/// As [`TomoSource::of`], and [`Fault::Input`] for a recipe that wants what the scan has not.
 pub fn open(ctx: &TaskContext, recipe: &Recipe) -> Result<Opened, Fault> {
-    let mut source = TomoSource::of(&ctx.job.scan)?;
+    let source = TomoSource::of(&ctx.job.scan)?;
     if recipe.normalize {
         source.check_flats()?;
     }
     if recipe.angles.is_none() {
         source.check_angles()?;
     }
+    cut(source, recipe)
+}
+
+/// Leaves of a scan what the recipe wants.
+///
+/// # Errors
+/// [`Fault::Input`] when the scan has not so much.
+pub fn cut(mut source: TomoSource, recipe: &Recipe) -> Result<Opened, Fault> {
     let header = &mut source.header;
+    let pixel_size_cm = recipe.pixel_size_um.map(|um| um * 1e-4).or(header.pixel_size_cm);
+    let (projections, rows, columns) = (header.projections(), header.rows, header.columns);
+    let detector = Detector { projections, rows, columns, pixel_size_cm };
     if let Some(rule) = recipe.angles {
-        header.angles_deg = rule.angles(header.projections());
+        header.angles_deg = rule.angles(projections);
         header.angles_from = "recipe".to_owned();
         header.notes.retain(|n| !n.starts_with("no rotation angles"));
     }
-    let step = recipe.angle_step.max(1);
-    if step > 1 {
-        header.angles_deg = header.angles_deg.iter().copied().step_by(step).collect();
-        source.projections.frames = source.projections.frames.iter().copied().step_by(step).collect();
-        source.flats_between.iter_mut().for_each(|(at, _)| *at /= step);
+    let run = run(recipe, projections).map_err(|why| refused(&source, &why))?;
+    let taken = |all: usize| (run.start..run.stop.unwrap_or(all).min(all)).step_by(run.step);
+    let header = &mut source.header;
+    if taken(projections).len() != projections {
+        header.angles_deg = taken(projections).filter_map(|i| header.angles_deg.get(i).copied()).collect();
+        let frames = &source.projections.frames;
+        source.projections.frames = taken(frames.len()).filter_map(|i| frames.get(i).copied()).collect();
     }
-    let header = &source.header;
+    if let Some(view) = view(recipe, rows, columns).map_err(|why| refused(&source, &why))? {
+        source.header.notes.extend(left_out(recipe, &view));
+        source.look_through(&view);
+    }
+    let pixel_size_cm = pixel_size_cm.map(|cm| cm * recipe.binning.x as f64);
     let sign = if recipe.reverse { -1.0 } else { 1.0 };
-    let angles = header.angles_deg.iter().map(|a| (sign * a).to_radians()).collect();
-    let pixel_size_cm = recipe.pixel_size_um.map(|um| um * 1e-4).or(header.pixel_size_cm);
+    let angles = source.header.angles_deg.iter().map(|a| (sign * a).to_radians()).collect();
     let optics = optics(recipe, pixel_size_cm, &source)?;
-    Ok(Opened { source, angles, pixel_size_cm, optics })
+    Ok(Opened { source, angles, pixel_size_cm, optics, detector, run })
+}
+
+fn refused(source: &TomoSource, why: &str) -> Fault {
+    Fault::Input(format!("{}: {why}", source.projections.stack.at()))
+}
+
+/// The projections that the recipe wants: `angle_step` counts among those of `projections`.
+fn run(recipe: &Recipe, count: usize) -> Result<Run, String> {
+    let Run { start, stop, step } = recipe.projections.unwrap_or(Run { start: 0, stop: None, step: 1 });
+    if start >= count || stop.is_some_and(|stop| stop > count) {
+        let asked = stop.map_or_else(|| format!("start = {start}"), |stop| format!("start = {start}, stop = {stop}"));
+        return Err(format!(
+            "projections = {{ {asked} }} in the recipe, but the scan has {count}; write a start below and a stop of at most {count}"
+        ));
+    }
+    Ok(Run { start, stop, step: step * recipe.angle_step.max(1) })
+}
+
+/// What is read of every frame; `None`: all of it, as it is.
+fn view(recipe: &Recipe, rows: usize, columns: usize) -> Result<Option<View>, String> {
+    for (key, span, has) in [("rows", recipe.rows, rows), ("columns", recipe.columns, columns)] {
+        if let Some((first, end)) = span.filter(|s| s.1 > has) {
+            return Err(format!(
+                "{key} = [{first}, {end}] in the recipe, but the detector has {has} {key}; write an end of at most {has}"
+            ));
+        }
+    }
+    let Binning { x, y } = recipe.binning;
+    let (left, right) = recipe.columns.unwrap_or((0, columns));
+    // Rows around those that are wanted are read, too, where a step wants them; joined rows begin where the wanted ones do.
+    let view = View { rows: recipe.row_on_detector(0)..rows, columns: left..right, bin: (x, y) };
+    match view.shape() {
+        (0, _) | (_, 0 | 1) => Err(format!(
+            "binning {x} × {y} leaves {} × {} pixels of {rows} rows and {} columns; lower it",
+            view.shape().0,
+            view.shape().1,
+            right - left
+        )),
+        _ if view == (View { rows: 0..rows, columns: 0..columns, bin: (1, 1) }) => Ok(None),
+        _ => Ok(Some(view)),
+    }
+}
+
+/// Rows and columns that fill no whole pixel, in words.
+fn left_out(recipe: &Recipe, view: &View) -> Vec<String> {
+    let Binning { x, y } = recipe.binning;
+    let columns = view.columns.len() % x;
+    // Of chosen rows, those; rows around them are nobody's loss.
+    let rows = recipe.rows.map_or(view.rows.len(), |(first, end)| end - first) % y;
+    let mut notes = Vec::new();
+    if columns > 0 {
+        let (last, end) = (view.columns.end - columns, view.columns.end);
+        notes.push(format!("columns {last} to {} fill no pixel of {x} columns and are left out", end - 1));
+    }
+    if rows > 0 {
+        let end = recipe.rows.map_or(view.rows.end, |r| r.1);
+        notes.push(format!("rows {} to {} fill no pixel of {y} rows and are left out", end - rows, end - 1));
+    }
+    notes
+}
+
+impl Opened {
+    /// Where something at projection `at` of the scan lies among those that are used: between two of them, or beyond.
+    fn place(&self, at: f64) -> f64 {
+        (at - self.run.start as f64) / self.run.step as f64
+    }
+
+    /// What is read, when that is not the whole scan as it is.
+    #[must_use]
+    pub fn summary(&self, recipe: &Recipe) -> Option<String> {
+        let h = &self.source.header;
+        let d = self.detector;
+        let mut said = Vec::new();
+        if h.projections() != d.projections {
+            said.push(format!("{} projections", h.projections()));
+        }
+        if let Some((first, end)) = recipe.rows {
+            said.push(format!("rows {first} to {}", end - 1));
+        }
+        if let Some((first, end)) = recipe.columns {
+            said.push(format!("columns {first} to {}", end - 1));
+        }
+        let Binning { x, y } = recipe.binning;
+        if (x, y) != (1, 1) {
+            let rows = wanted_rows(self, recipe).len();
+            said.push(format!("{x} × {y} pixels joined to {rows}×{}", h.columns));
+        }
+        (!said.is_empty()).then(|| format!("used: {}", said.join(", ")))
+    }
 }
 
 fn optics(recipe: &Recipe, pixel_size_cm: Option<f64>, source: &TomoSource) -> Result<Option<Optics>, Fault> {
@@ -73,19 +196,13 @@ fn optics(recipe: &Recipe, pixel_size_cm: Option<f64>, source: &TomoSource) -> R
     }))
 }
 
-/// The detector rows that the recipe wants reconstructed.
-///
-/// # Errors
-/// [`Fault::Input`] when the detector has not so many.
-pub fn wanted_rows(opened: &Opened, recipe: &Recipe) -> Result<Range<usize>, Fault> {
-    let rows = opened.source.header.rows;
+/// The rows that the recipe wants reconstructed, among those that are read.
+#[must_use]
+pub fn wanted_rows(opened: &Opened, recipe: &Recipe) -> Range<usize> {
+    let first = recipe.rows_before();
     match recipe.rows {
-        None => Ok(0..rows),
-        Some((first, end)) if end <= rows => Ok(first..end),
-        Some((first, end)) => Err(Fault::Input(format!(
-            "{}: rows = [{first}, {end}] in the recipe, but the detector has {rows} rows; write an end of at most {rows}",
-            opened.source.projections.stack.at()
-        ))),
+        None => 0..opened.source.header.rows,
+        Some((from, to)) => first..first + (to - from) / recipe.binning.y,
     }
 }
 
@@ -125,18 +242,20 @@ pub(crate) type Calibrations = (Option<Array3<f32>>, Vec<(f64, Array3<f32>)>);
 pub(crate) fn calibrations(opened: &Opened, rows: &Range<usize>) -> Result<Calibrations, Fault> {
     let source = &opened.source;
     let darks = source.darks.as_ref().map(|l| l.read_rows(rows.clone())).transpose()?;
-    let flats = flats(source).into_iter().map(|(at, list)| Ok((at, list.read_rows(rows.clone())?)));
+    let flats = flats(opened).into_iter().map(|(at, list)| Ok((at, list.read_rows(rows.clone())?)));
     Ok((darks, flats.collect::<Result<_, Fault>>()?))
 }
 
-/// Groups of flats with the projection at which they were taken, in order.
-pub(crate) fn flats(source: &TomoSource) -> Vec<(f64, &FrameList)> {
-    let last = source.header.projections().saturating_sub(1).max(1) as f64;
+/// Groups of flats with the place among the projections that are used at which they were taken, in order; those taken before
+/// the first or after the last lie beyond them.
+pub(crate) fn flats(opened: &Opened) -> Vec<(f64, &FrameList)> {
+    let source = &opened.source;
+    let last = opened.detector.projections.saturating_sub(1).max(1) as f64;
     let mut flats: Vec<(f64, &FrameList)> = source.flats_before.iter().map(|l| (0.0, l)).collect();
     flats.extend(source.flats_after.iter().map(|l| (last, l)));
     flats.extend(source.flats_between.iter().map(|(at, l)| (*at as f64, l)));
     flats.sort_by(|a, b| a.0.total_cmp(&b.0));
-    flats
+    flats.into_iter().map(|(at, list)| (opened.place(at), list)).collect()
 }
 
 /// Linked files that arrivals do not watch must stand still as long as the scan itself, by their change times.

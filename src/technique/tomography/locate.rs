@@ -94,7 +94,10 @@ pub fn search(shared: &Shared<'_>, samples: &[Sample]) -> Result<Axial, Fault> {
                 )));
             }
             let options = Search { range, ..Search::default() };
-            Ok(vote(shared, "vo", 1.05, &each(samples, |s| center::vo(s.slice(s![..half, ..]), &options))?))
+            let mut axial =
+                vote(shared, "vo", 1.05, &each(samples, |s| center::vo(s.slice(s![..half, ..]), &options))?);
+            axial.warnings.extend(short_of_half(shared.angles.get(..half).unwrap_or(&[])));
+            Ok(axial)
         }
         CenterMethod::Phase => {
             let found = each(samples, |s| axis::phase(s, shared.angles, around, range))?;
@@ -105,6 +108,21 @@ pub fn search(shared: &Shared<'_>, samples: &[Sample]) -> Result<Axial, Fault> {
             Ok(vote(shared, "entropy", 1.005, &found))
         }
     }
+}
+
+/// Says so when angles within half a turn leave more of it out than two steps: the mirrored sinogram then has a gap.
+fn short_of_half(angles: &[f64]) -> Option<String> {
+    let (first, last) = (angles.first()?, angles.last()?);
+    let span = (last - first).abs();
+    let step = span / (angles.len().max(2) - 1) as f64;
+    let widest = angles.windows(2).map(|pair| (pair[1] - pair[0]).abs()).fold(0.0, f64::max);
+    let missing = (std::f64::consts::PI - span).max(widest) - step;
+    (missing > 2.0 * step).then(|| {
+        format!(
+            "the projections leave out {:.1}° of half a turn, which the search for the rotation axis takes as a whole; check the preview, or set center",
+            missing.to_degrees()
+        )
+    })
 }
 
 type Found = (usize, CenterEstimate);

@@ -20,6 +20,7 @@ pub mod normalize;
 pub mod offset;
 pub mod paganin;
 pub mod phantom;
+pub mod precision;
 mod projector;
 pub mod quadrature;
 pub mod slab;
@@ -35,6 +36,8 @@ pub mod zinger;
 // The technique itself: files, recipes, tasks. The modules above know nothing of these.
 mod chain;
 mod compute;
+#[cfg(test)]
+mod cut_tests;
 mod finish;
 mod first_pass;
 mod frames;

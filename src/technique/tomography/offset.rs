@@ -18,12 +18,23 @@ use super::convention::middle;
 /// How far from the detector's middle, in widths, an axis makes a scan an offset one.
 pub const ASIDE: f64 = 0.1;
 
-/// Whether these angles (radians) go around a whole turn, to within two steps.
+/// Missing directions up to this angle do not make a turn less than whole, radians.
+const GAP: f64 = 3.0 * std::f64::consts::PI / 180.0;
+
+/// Whether these angles (radians) go around a whole turn: no gap between neighbouring directions is wider than two steps, or
+/// than 3°. So a part of a turn is none, whatever the first and the last angle are.
 #[must_use]
 pub fn whole_turn(angles: &[f64]) -> bool {
-    let (least, most) = angles.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, m), &a| (l.min(a), m.max(a)));
-    let span = most - least;
-    angles.len() >= 8 && span + 2.0 * span / (angles.len() - 1) as f64 >= std::f64::consts::TAU
+    if angles.len() < 8 {
+        return false;
+    }
+    let mut around: Vec<f64> = angles.iter().map(|a| a.rem_euclid(std::f64::consts::TAU)).collect();
+    around.sort_by(f64::total_cmp);
+    let (Some(first), Some(last)) = (around.first(), around.last()) else { return false };
+    let ends = first + std::f64::consts::TAU - last;
+    let gap = around.windows(2).map(|pair| pair[1] - pair[0]).fold(ends, f64::max);
+    let step = std::f64::consts::TAU / angles.len() as f64;
+    gap <= (2.0 * step).max(GAP) * (1.0 + 1e-9)
 }
 
 /// Edge of the image that holds everything seen from an axis at `c` of `columns`.
@@ -131,5 +142,12 @@ mod tests {
         let half: Vec<f64> = degrees(720, 180.0);
         assert!(whole_turn(&turn) && !whole_turn(&half) && !whole_turn(&[]));
         assert!(whole_turn(&turn.iter().map(|a| 2.0 - a).collect::<Vec<_>>()));
+        // Parts of a turn: every other angle is the whole of it, a half is half, and so is one with a hole in the middle.
+        let some = |keep: fn(usize) -> bool| -> Vec<f64> { (0..720).filter(|&i| keep(i)).map(|i| turn[i]).collect() };
+        assert!(whole_turn(&some(|i| i % 2 == 0)) && whole_turn(&some(|i| !(100..105).contains(&i))));
+        assert!(!whole_turn(&some(|i| i < 360)) && !whole_turn(&some(|i| i >= 360)) && !whole_turn(&some(|i| i < 700)));
+        assert!(!whole_turn(&some(|i| !(180..540).contains(&i))));
+        // Two turns, and one that begins again in between.
+        assert!(whole_turn(&degrees(1440, 720.0)));
     }
 }

@@ -34,19 +34,20 @@ fn wants(recipe: &Recipe, output: Output) -> bool {
     recipe.output.contains(&output)
 }
 
-/// The stage, when there is anything to write; slices may turn out as wide as `edge`.
+/// The stage, when there is anything to write; slices `[y, x]` may turn out as large as `widest`.
 pub(crate) fn stage(
     recipe: &Recipe,
     shape: [usize; 3],
-    edge: usize,
+    widest: [usize; 2],
     pixel_size_cm: Option<f64>,
     resources: &Resources,
 ) -> Result<Option<Stage>, Fault> {
     if !wants(recipe, Output::Tiff) && !wants(recipe, Output::Zarr) {
         return Ok(None);
     }
-    let depth = Pyramid::new([shape[0], edge, edge], resources.task_memory).depth.min(SLICES);
-    let bytes = (edge * edge * 4) as u64;
+    let [height, width] = widest;
+    let depth = Pyramid::new([shape[0], height, width], resources.task_memory).depth.min(SLICES);
+    let bytes = (height * width * 4) as u64;
     let tasks: Vec<TaskSpec> = (0..shape[0].div_ceil(depth))
         .map(|index| {
             let slices = index * depth..((index + 1) * depth).min(shape[0]);
@@ -92,13 +93,14 @@ pub(crate) struct Slices(Array3<f32>);
 /// Reads the slices of [`Work::Output`].
 pub(crate) fn load(
     ctx: &TaskContext,
+    recipe: &Recipe,
     slices: &Range<usize>,
     shape: [usize; 3],
     pixel_size_cm: Option<f64>,
 ) -> Result<Slices, Fault> {
     let parts: Vec<PartOf> = finish::slabs(&ctx.job.carry)?.into_iter().map(|(note, file)| part(&note, file)).collect();
     let attributes = finish::attributes(pixel_size_cm);
-    let shape = finish::found_shape(&ctx.job.carry, shape)?;
+    let shape = finish::found_shape(recipe, &ctx.job.carry, shape)?;
     read_slices(&ctx.job.staging, &parts, [shape[1], shape[2]], slices.clone(), &attributes).map(Slices)
 }
 
@@ -114,7 +116,7 @@ pub(crate) fn store(
     slices: &Slices,
 ) -> Result<TaskOutput, Fault> {
     let (first, shape, depth, pixel_size_cm) = work;
-    let shape = finish::found_shape(&ctx.job.carry, shape)?;
+    let shape = finish::found_shape(recipe, &ctx.job.carry, shape)?;
     let own = format!("{FOLDER}/{}.a{}", ctx.task.label, ctx.attempt);
     let scale = scale(recipe, &ctx.job.carry)?;
     let attributes = finish::attributes(pixel_size_cm);
@@ -148,7 +150,8 @@ pub(crate) fn assemble(
         let scale = scale(recipe, &ctx.job.carry)?;
         let attributes = finish::attributes(pixel_size_cm);
         let (folder, name) = (format!("{own}/{ZARR}"), &ctx.job.scan.name);
-        files.extend(pyramid.write_metadata(staging, &folder, name, scale, &attributes, pixel_size_cm)?);
+        let voxel = finish::voxel_cm(recipe, pixel_size_cm);
+        files.extend(pyramid.write_metadata(staging, &folder, name, scale, &attributes, voxel)?);
     }
     for file in &mut files {
         let public = file.path.splitn(3, '/').nth(2).unwrap_or(&file.path).to_owned();

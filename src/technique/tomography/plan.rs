@@ -4,6 +4,7 @@
 //! Slabs are runs of detector rows: many enough that reading, computing and writing overlap, of as many rows as fill the
 //! vectors of an executor's threads where the scan has them, and never larger than a task's memory.
 
+use super::compute;
 use super::frames;
 use super::gridding::{self, Padding};
 use super::iterative;
@@ -132,7 +133,8 @@ fn center_rows(rows: usize) -> Vec<usize> {
 pub(crate) fn plan(opened: &Opened, scan: &Scan, recipe: &Recipe, resources: &Resources) -> Result<Plan, Fault> {
     let resources = &bounded(recipe, resources);
     let header = &opened.source.header;
-    let wanted = load::wanted_rows(opened, recipe)?;
+    let recipe = &recipe.on_cut();
+    let wanted = load::wanted_rows(opened, recipe);
     let (angles, rows, columns) = (header.projections(), wanted.len(), header.columns);
     let calibrations = header.flats() + header.darks;
     let mut foot = footprint(angles, calibrations, columns, resources.threads as usize, recipe.padding);
@@ -141,6 +143,8 @@ pub(crate) fn plan(opened: &Opened, scan: &Scan, recipe: &Recipe, resources: &Re
     let edge = locate::image_size(recipe.turn, &opened.angles, columns, around).unwrap_or(columns);
     foot.per_row += 4 * (edge * edge - columns * columns) as u64;
     foot.fixed = foot.fixed.max(slab::fixed_bytes(edge, resources.threads as usize, recipe.padding) as u64);
+    compute::check_region(recipe, edge).map_err(|why| refused(opened, &why))?;
+    let slice = compute::written(recipe, columns);
     if recipe.algorithm == Algorithm::Direct {
         // Rows upsampled sixteen times in double precision.
         foot.per_row += 8 * 16 * 2 * (angles * columns) as u64;
@@ -148,12 +152,16 @@ pub(crate) fn plan(opened: &Opened, scan: &Scan, recipe: &Recipe, resources: &Re
     if matches!(recipe.algorithm, Algorithm::Sirt | Algorithm::Cgls) {
         foot.fixed += iterative::scratch_bytes(angles, columns, edge) as u64;
     }
+    if let Some(view) = &opened.source.projections.view {
+        foot.fixed += view.held_bytes(&opened.source.projections.stack, 1);
+    }
     // Margins are read and filtered with every slab; a single row's are part of the least that fits.
     let margins = (2 * load::reach(opened, recipe)).min(header.rows.saturating_sub(1));
     let margin_bytes = (margins * 4 * (angles + calibrations) * columns) as u64;
     let margins_fit = margins == 0 || resources.task_memory >= margin_bytes + foot.per_row;
     let wide = Footprint { fixed: foot.fixed + margin_bytes, ..foot };
     let chunk = header.chunk.as_ref().and_then(|c| c.iter().rev().nth(1)).map_or(1, |&c| c);
+    let chunk = chunk.div_ceil(recipe.binning.y);
     let placed = |slabs: Vec<Range<usize>>| -> Vec<Range<usize>> {
         slabs.into_iter().map(|r| wanted.start + r.start..wanted.start + r.end).collect()
     };
@@ -161,21 +169,23 @@ pub(crate) fn plan(opened: &Opened, scan: &Scan, recipe: &Recipe, resources: &Re
     // Margins that outweigh the rows are better filtered once, as whole frames.
     let whole = opened.optics.is_some() && direct.as_ref().and_then(|s| s.first()).is_none_or(|s| s.len() < margins);
     let before = frames::stages(opened, direct.as_deref().unwrap_or(&[]), whole, resources)?;
-    let after = outputs::stage(recipe, [rows, columns, columns], edge, opened.pixel_size_cm, resources)?;
+    let widest = if recipe.region.is_some() { slice } else { [edge, edge] };
+    let shape = [rows, slice[0], slice[1]];
+    let after = outputs::stage(recipe, shape, widest, opened.pixel_size_cm, resources)?;
     let slabs = match direct {
         // Scratch is cut anywhere, and has no margins.
         _ if before.is_some() => placed(cut(rows, 1, foot, resources)?),
         Some(slabs) => slabs,
         None => {
-            return Err(Fault::Input(format!(
-                "{}: one slice with the {margins} rows around it that phase retrieval and zinger removal want needs {:.1} GiB, a task may hold {:.1} GiB; give executors more memory, or lower distance_mm, delta_beta or the zinger window",
-                opened.source.projections.stack.at(),
+            let why = format!(
+                "one slice with the {margins} rows around it that phase retrieval and zinger removal want needs {:.1} GiB, a task may hold {:.1} GiB; give executors more memory, or lower distance_mm, delta_beta or the zinger window",
                 gib(margin_bytes + foot.per_row),
                 gib(resources.task_memory)
-            )));
+            );
+            return Err(refused(opened, &why));
         }
     };
-    let row_bytes = opened.source.projections.stack.row_bytes() * (angles + calibrations) as u64;
+    let row_bytes = opened.source.projections.row_bytes() * (angles + calibrations) as u64;
     let largest = slabs.iter().map(ExactSizeIterator::len).max().unwrap_or(1).max(1);
     let tasks = slabs.iter().enumerate().map(|(index, r)| {
         let work = Work::Slab { index, rows: r.clone() };
@@ -191,11 +201,7 @@ pub(crate) fn plan(opened: &Opened, scan: &Scan, recipe: &Recipe, resources: &Re
     } else {
         None
     };
-    let finish = Work::Finish {
-        shape: [rows, columns, columns],
-        slabs: slabs.len(),
-        acquisition: acquisition(opened).to_string(),
-    };
+    let finish = Work::Finish { shape, slabs: slabs.len(), acquisition: acquisition(opened).to_string() };
     Ok(Plan {
         preview,
         stages: before
@@ -214,15 +220,20 @@ pub(crate) fn plan(opened: &Opened, scan: &Scan, recipe: &Recipe, resources: &Re
     })
 }
 
-/// What the manifest says about the scan.
+fn refused(opened: &Opened, why: &str) -> Fault {
+    Fault::Input(format!("{}: {why}", opened.source.projections.stack.at()))
+}
+
+/// What the manifest says about the scan, and what was read of it.
 fn acquisition(opened: &Opened) -> serde_json::Value {
-    let h = &opened.source.header;
+    let (h, detector) = (&opened.source.header, &opened.detector);
     let ends = |f: fn(f64, f64) -> f64, start: f64| h.angles_deg.iter().fold(start, |a, &b| f(a, b));
     serde_json::json!({
         "layout": h.layout,
-        "projections": h.projections(),
-        "rows": h.rows,
-        "columns": h.columns,
+        "projections": detector.projections,
+        "rows": detector.rows,
+        "columns": detector.columns,
+        "read": { "projections": h.projections(), "rows": h.rows, "columns": h.columns },
         "flats_before": h.flats_before,
         "flats_after": h.flats_after,
         "flats_between": h.flats_between,
@@ -232,7 +243,7 @@ fn acquisition(opened: &Opened) -> serde_json::Value {
         "angles_from": h.angles_from,
         "angle_min_deg": ends(f64::min, f64::INFINITY),
         "angle_max_deg": ends(f64::max, f64::NEG_INFINITY),
-        "pixel_size_cm": opened.pixel_size_cm,
+        "pixel_size_cm": detector.pixel_size_cm,
         "metadata": h.metadata,
         "notes": h.notes,
     })

@@ -13,8 +13,11 @@ use crate::technique::RecipeError;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+#[path = "recipe_cut.rs"]
+mod cut;
 #[path = "recipe_steps.rs"]
 mod steps;
+pub use cut::{Binning, Region, Run, Scratch};
 pub use steps::{CenterTry, Phase};
 
 /// Where the rotation axis is.
@@ -132,7 +135,7 @@ pub struct Recipe {
     pub iterative: Stopping,
     /// Filter.
     pub filter: Filter,
-    /// What stands beyond the ends of a row.
+    /// What stands beyond the ends of a row: edge values when `columns` are chosen, else zero, if not given.
     pub padding: Padding,
     /// `"off"` or `{ size, threshold }`: a value is replaced when it exceeds the median of the `size × size` pixels
     /// around it by this much transmission.
@@ -160,6 +163,21 @@ pub struct Recipe {
     /// `"all"` or `[first, end]`: detector rows to reconstruct, the end not included.
     #[serde(default)]
     pub rows: Option<(usize, usize)>,
+    /// `"all"` or `[first, end]`: detector columns that are used, the end not included.
+    #[serde(default)]
+    pub columns: Option<(usize, usize)>,
+    /// A number or `{ x, y }`: pixels of the detector whose mean is one, along columns and rows.
+    #[serde(default)]
+    pub binning: Binning,
+    /// `"all"` or `{ start, stop, step }`: projections that are used, by index, the stop not included.
+    #[serde(default)]
+    pub projections: Option<Run>,
+    /// `"all"` or `{ x, y }`, each `[first, end]`: pixels of the slices that are written, the end not included.
+    #[serde(default)]
+    pub region: Option<Region>,
+    /// `"auto"`, `"f32"` or `"f16"`: how transmission is kept in scratch.
+    #[serde(default)]
+    pub scratch: Scratch,
     /// One plain file instead of a virtual dataset over parts.
     pub single_file: bool,
     /// Make the preview.
@@ -200,6 +218,11 @@ impl Default for Recipe {
             reverse: false,
             angle_step: 1,
             rows: None,
+            columns: None,
+            binning: Binning::default(),
+            projections: None,
+            region: None,
+            scratch: Scratch::Auto,
             single_file: false,
             preview: true,
             output: vec![Output::Hdf5],
@@ -210,7 +233,7 @@ impl Default for Recipe {
 }
 
 /// Every key, in the order of the documentation.
-pub const KEYS: [&str; 25] = [
+pub const KEYS: [&str; 30] = [
     "center",
     "center_search",
     "center_method",
@@ -231,6 +254,11 @@ pub const KEYS: [&str; 25] = [
     "reverse",
     "angle_step",
     "rows",
+    "columns",
+    "binning",
+    "projections",
+    "region",
+    "scratch",
     "single_file",
     "preview",
     "output",
@@ -277,7 +305,12 @@ impl Recipe {
                 "angles" => r.angles = Some(angle_rule(value)?),
                 "reverse" => r.reverse = flag(key, value)?,
                 "angle_step" => r.angle_step = whole(key, value, 1, 1000)?,
-                "rows" => r.rows = steps::rows(value)?,
+                "rows" => r.rows = cut::span(key, value, "row")?,
+                "columns" => r.columns = cut::span(key, value, "column")?,
+                "binning" => r.binning = cut::binning(value)?,
+                "projections" => r.projections = cut::projections(value)?,
+                "region" => r.region = cut::region(value)?,
+                "scratch" => r.scratch = cut::scratch(value)?,
                 "single_file" => r.single_file = flag(key, value)?,
                 "output" => r.output = output(value)?,
                 "integer" => r.integer = integer(value)?,
@@ -285,6 +318,11 @@ impl Recipe {
                 _ => r.preview = flag(key, value)?,
             }
         }
+        if r.columns.is_some() && !table.contains_key("padding") {
+            // A row that is cut ends in the sample: what stands beyond its end is more like its end than like nothing.
+            r.padding = Padding::Edge;
+        }
+        cut::together(&r)?;
         Ok(r)
     }
 
@@ -507,6 +545,11 @@ mod tests {
             reverse = true
             angle_step = 2
             rows = [10, 20]
+            columns = [4, 100]
+            binning = 3
+            projections = { start = 5, stop = 900, step = 2 }
+            region = { y = [7, 9] }
+            scratch = "f32"
             single_file = true
             preview = false
             output = ["zarr", "hdf5"]
@@ -519,6 +562,9 @@ mod tests {
         assert_eq!(recipe.filter, Filter::Ramp);
         assert!(matches!(recipe.stripe, Some(Stripes::Vo(s)) if s.small == 21 && s.large == 31));
         assert_eq!(recipe.paganin.unwrap().delta_beta, 300.0);
+        assert_eq!((recipe.columns, recipe.binning), (Some((4, 100)), Binning { x: 3, y: 3 }));
+        assert_eq!(recipe.projections, Some(Run { start: 5, stop: Some(900), step: 2 }));
+        assert_eq!((recipe.region, recipe.scratch), (Some(Region { x: None, y: Some((7, 9)) }), Scratch::F32));
         assert_eq!(recipe.output, [Output::Hdf5, Output::Zarr]);
         assert_eq!(recipe.integer, Some(Integer { bits: 8, window: Some((-1.0, 2.5)) }));
         assert_eq!(recipe.angles.unwrap().angles(3), [0.0, 90.0, 180.0]);
@@ -542,6 +588,28 @@ mod tests {
             ("turn = 360", "turn|auto"),
             ("rows = [20, 20]", "rows|no row"),
             ("rows = [1, 2, 3]", "rows|[first, end]"),
+            ("columns = [30, 20]", "columns|no column"),
+            ("columns = 7", "columns|all"),
+            ("columns = [8, 13]\nbinning = 3", "columns|at least 6"),
+            ("rows = [8, 10]\nbinning = 3", "rows|at least 3"),
+            ("binning = 0", "binning|from 1 to 16"),
+            ("binning = 1.5", "binning|whole"),
+            ("binning = \"2x2\"", "binning|number"),
+            ("binning = { x = 2, z = 3 }", "binning.z|there are x, y"),
+            (
+                "binning = { x = 2, y = 1 }\npaganin = { energy_kev = 25, distance_mm = 60, delta_beta = 300 }",
+                "binning|square",
+            ),
+            ("projections = [0, 900]", "projections|start = 0"),
+            ("projections = { start = 9, stop = 9 }", "projections.stop|no projection"),
+            ("projections = { begin = 9 }", "projections.begin|there are start, stop, step"),
+            ("projections = { step = 0 }", "projections.step|from 1"),
+            ("region = [1, 2]", "region|x = ["),
+            ("region = { x = [3, 3] }", "region.x|no pixel"),
+            ("region = { z = [3, 4] }", "region.z|there are x, y"),
+            ("region = {}", "region|\"all\""),
+            ("scratch = \"half\"", "scratch|f16"),
+            ("scratch = \"f16\"\nminus_log = false", "scratch|transmission"),
             ("angle_step = 0", "angle_step|from 1"),
             ("algorithm = \"griding\"", "algorithm|did you mean \"gridding\"?"),
             ("iterative = { iterations = 0 }", "iterative.iterations|from 1"),

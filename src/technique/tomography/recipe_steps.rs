@@ -165,22 +165,3 @@ pub(super) fn iterative(value: &Value) -> Result<Stopping, RecipeError> {
     }
     Ok(stopping)
 }
-
-/// `"all"`, or the first row and the one behind the last.
-pub(super) fn rows(value: &Value) -> Result<Option<(usize, usize)>, RecipeError> {
-    let Value::Array(ends) = value else {
-        return word("rows", value, &["all"]).map(|_| None);
-    };
-    let [first, end] = ends.as_slice() else {
-        return Err(error("rows", format!("{value} is no range"), "write [first, end], the end not included"));
-    };
-    let (first, end) = (whole("rows", first, 0, 1_000_000)?, whole("rows", end, 0, 1_000_000)?);
-    if first >= end {
-        return Err(error(
-            "rows",
-            format!("[{first}, {end}] holds no row"),
-            "write [first, end], the end not included",
-        ));
-    }
-    Ok(Some((first, end)))
-}

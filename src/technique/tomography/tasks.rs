@@ -119,6 +119,7 @@ impl Technique for Tomography {
     fn inspect(&self, ctx: &TaskContext) -> Result<Inspection, Fault> {
         let recipe = recipe(ctx)?;
         let source = TomoSource::of(&ctx.job.scan)?;
+        let summary = source.header.summary();
         probe::check(&source)?;
         if recipe.normalize {
             source.check_flats()?;
@@ -127,7 +128,8 @@ impl Technique for Tomography {
             source.check_angles()?;
         }
         load::settled(&ctx.job.scan, &source.linked)?;
-        Ok(Inspection { summary: source.header.summary() })
+        let used = load::cut(source, &recipe)?.summary(&recipe);
+        Ok(Inspection { summary: used.map_or(summary.clone(), |used| format!("{summary}; {used}")) })
     }
 
     fn plan(&self, ctx: &TaskContext) -> Result<Plan, Fault> {
@@ -151,7 +153,7 @@ impl Technique for Tomography {
             Work::Slab { rows, .. } => std::iter::once(rows.clone()).collect(),
             Work::Preview | Work::Flats | Work::Frames { .. } => Vec::new(),
             Work::Output { slices, shape, pixel_size_cm, .. } => {
-                let slices = outputs::load(ctx, slices, *shape, *pixel_size_cm)?;
+                let slices = outputs::load(ctx, &recipe, slices, *shape, *pixel_size_cm)?;
                 return Ok(Box::new(LoadedSlices(slices, start.elapsed().as_secs_f64())));
             }
             Work::Finish { .. } => return Ok(Box::new(())),
@@ -184,7 +186,7 @@ impl Technique for Tomography {
 
     fn compute(&self, ctx: &TaskContext, loaded: Payload) -> Result<Payload, Fault> {
         let start = Instant::now();
-        let recipe = recipe(ctx)?;
+        let recipe = recipe(ctx)?.on_cut();
         let work = Work::decode(&ctx.task.params)?;
         if matches!(work, Work::Finish { .. }) {
             return Ok(Box::new(Computed { result: Outcome::Nothing, timings: Timings::default() }));
@@ -243,7 +245,7 @@ impl Technique for Tomography {
                 let file = part::write(&ctx.job.staging, &name, volume.view(), &attributes)?;
                 let recipe = recipe(ctx)?;
                 let find = recipe.integer.is_some_and(|i| i.window.is_none());
-                let before = recipe.rows.map_or(0, |r| r.0);
+                let before = recipe.rows_before();
                 let window = if find { outputs::window(volume.view()) } else { None };
                 let carry = to_json(&SlabNote {
                     // Slices of the volume are counted from the first row wanted.
@@ -267,8 +269,10 @@ impl Technique for Tomography {
 fn store_views(ctx: &TaskContext, views: &Views) -> Result<Vec<OutputFile>, Fault> {
     let Views { middle, coronal, sagittal } = views;
     let mut pictures = Vec::new();
+    // A region is no circle.
+    let round = recipe(ctx)?.region.is_none();
     for (name, image, round) in [
-        ("slice", middle.slice.view(), true),
+        ("slice", middle.slice.view(), round),
         ("sinogram", middle.sinogram.view(), false),
         ("coronal", coronal.view(), false),
         ("sagittal", sagittal.view(), false),
