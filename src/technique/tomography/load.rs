@@ -120,14 +120,14 @@ fn view(recipe: &Recipe, rows: usize, columns: usize) -> Result<Option<View>, St
     let (left, right) = recipe.columns.unwrap_or((0, columns));
     // Rows around those that are wanted are read, too, where a step wants them; joined rows begin where the wanted ones do.
     let view = View { rows: recipe.row_on_detector(0)..rows, columns: left..right, bin: (x, y) };
+    if view == (View { rows: 0..rows, columns: 0..columns, bin: (1, 1) }) {
+        return Ok(None);
+    }
     match view.shape() {
-        (0, _) | (_, 0 | 1) => Err(format!(
-            "binning {x} × {y} leaves {} × {} pixels of {rows} rows and {} columns; lower it",
-            view.shape().0,
-            view.shape().1,
+        (down @ 0, across) | (down, across @ (0 | 1)) => Err(format!(
+            "binning {x} × {y} leaves {down} × {across} pixels of {rows} rows and {} columns; lower it",
             right - left
         )),
-        _ if view == (View { rows: 0..rows, columns: 0..columns, bin: (1, 1) }) => Ok(None),
         _ => Ok(Some(view)),
     }
 }
