@@ -91,7 +91,7 @@ fn a_scan_that_is_cut_is_the_scan_that_was_cut_before() {
     let angles = "angles = { range = 180 }\npreview = false\n";
     let zinger = "zinger = { size = 3, threshold = 0.02 }\n";
     // Given is the column of the detector, wherever that comes to lie.
-    let cases: [(&str, &str, (usize, usize), [usize; 4], f64); 4] = [
+    let cases = [
         ("binning = 2", "1.0", (2, 2), [0, 13, 0, 67], 15.375),
         ("columns = [6, 58]", "0.5", (1, 1), [0, 13, 6, 58], 25.25),
         ("binning = { x = 4, y = 1 }\ncolumns = [2, 67]", "2.0", (4, 1), [0, 13, 2, 67], 6.9375),

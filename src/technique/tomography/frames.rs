@@ -22,24 +22,23 @@
 
 use super::chain::{self, RawRows, Repaired};
 use super::load::{self, Opened};
+use super::means::{self, Means};
 use super::normalize::Flat;
 use super::paganin::Optics;
-use super::plan::{self, Work};
+use super::plan::Work;
 use super::precision;
-use super::recipe::{Recipe, Scratch};
+use super::recipe::{Precision, Recipe};
 use crate::formats::FrameList;
 use crate::formats::scratch::{self, Found, Kept, Shape};
 use crate::formats::stack::Sample;
 use crate::technique::{Fault, Resources, Stage, TaskContext, TaskKind, TaskOutput, TaskRecord, TaskSpec, Timings};
-use ndarray::{Array2, Array3, ArrayView2, Axis, s};
+use ndarray::{Array3, ArrayView2, Axis, s};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::time::Instant;
 
 /// Frames decoded together, as f32.
 const BLOCK_BYTES: usize = 256 << 20;
-/// Darks or flats read together while their mean is taken.
-const MEAN_BYTES: usize = 64 << 20;
 
 /// What the `flats` task reports.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -79,7 +78,7 @@ fn counts_kept(opened: &Opened) -> Kept {
 /// Are frames kept as transmission? When a step of the recipe works on whole ones, and when counts that take four bytes are to
 /// take two.
 fn on_frames(opened: &Opened, recipe: &Recipe) -> bool {
-    let shortened = recipe.scratch == Scratch::F16 && counts_kept(opened) == Kept::F32;
+    let shortened = recipe.scratch == Precision::F16 && counts_kept(opened) == Kept::F32;
     recipe.zinger.is_some() || recipe.paganin.is_some() || shortened
 }
 
@@ -87,10 +86,10 @@ fn on_frames(opened: &Opened, recipe: &Recipe) -> bool {
 fn kept(recipe: &Recipe, quanta: Option<f64>) -> Kept {
     let enough = || quanta.is_some_and(precision::half_is_enough);
     match recipe.scratch {
-        Scratch::F16 => Kept::F16,
+        Precision::F16 => Kept::F16,
         // Phase retrieval lowers the noise, and absorption is no transmission.
-        Scratch::Auto if recipe.paganin.is_none() && recipe.minus_log && enough() => Kept::F16,
-        Scratch::Auto | Scratch::F32 => Kept::F32,
+        Precision::Auto if recipe.paganin.is_none() && recipe.minus_log && enough() => Kept::F16,
+        Precision::Auto | Precision::F32 => Kept::F32,
     }
 }
 
@@ -166,61 +165,6 @@ pub(crate) fn stages(
     ]))
 }
 
-/// Mean dark and flats, whole frames.
-pub(crate) struct Means {
-    dark: Option<Array2<f32>>,
-    flats: Vec<Flat>,
-    decoded: u64,
-    quanta: Option<f64>,
-}
-
-/// Mean of frames a few at a time, as [`super::normalize::mean_frame`] of all of them; and the first two of them.
-fn mean(list: &FrameList, memory: u64) -> Result<(Array2<f32>, Vec<Array2<f32>>), Fault> {
-    let (rows, columns) = (list.rows(), list.columns());
-    let chunk = list.stack.packed_frames();
-    let held = MEAN_BYTES.min(usize::try_from(memory / 4).unwrap_or(usize::MAX));
-    let each = (held / (rows * columns * 4).max(1) / chunk * chunk).max(chunk);
-    let mut sums = Array2::from_elem((rows, columns), (0.0_f64, 0_u32));
-    let mut first = Vec::new();
-    let positions: Vec<usize> = (0..list.frames.len()).collect();
-    for positions in positions.chunks(each) {
-        for frame in list.read_positions(positions, 0..rows)?.outer_iter() {
-            ndarray::Zip::from(&mut sums).and(frame).par_for_each(|sum, &v| {
-                if v.is_finite() {
-                    *sum = (sum.0 + f64::from(v), sum.1 + 1);
-                }
-            });
-            if first.len() < 2 {
-                first.push(frame.to_owned());
-            }
-        }
-    }
-    Ok((sums.mapv(|(sum, n)| if n == 0 { f32::NAN } else { (sum / f64::from(n)) as f32 }), first))
-}
-
-/// Reads darks and flats, each chunk once.
-fn means(ctx: &TaskContext, opened: &Opened, recipe: &Recipe) -> Result<Means, Fault> {
-    if !recipe.normalize {
-        return Ok(Means { dark: None, flats: Vec::new(), decoded: 0, quanta: None });
-    }
-    let source = &opened.source;
-    let before = decoded(opened);
-    let memory = plan::bounded(recipe, &ctx.job.resources).task_memory;
-    let dark = source.darks.as_ref().map(|l| Ok::<_, Fault>(mean(l, memory)?.0)).transpose()?;
-    let none = dark.is_none().then(|| Array2::zeros((source.header.rows, source.header.columns)));
-    let mut quanta: Option<f64> = None;
-    let mut flats = Vec::new();
-    for (at, list) in load::flats(opened) {
-        let (mean, first) = mean(list, memory)?;
-        if let Some(dark) = dark.as_ref().or(none.as_ref()) {
-            // The brightest group decides.
-            quanta = Some(quanta.unwrap_or(0.0).max(precision::quanta(&first, mean.view(), dark.view())));
-        }
-        flats.push(Flat { at, mean });
-    }
-    Ok(Means { dark, flats, decoded: decoded(opened) - before, quanta })
-}
-
 /// Chunks decoded so far; lists may share a stack.
 pub(crate) fn decoded(opened: &Opened) -> u64 {
     let mut stacks: Vec<_> = opened.source.lists().map(|l| &l.stack).collect();
@@ -289,7 +233,7 @@ pub(crate) enum Staged {
 /// Loads for [`Work::Flats`] and [`Work::Frames`]; `None` for other work.
 pub(crate) fn load(ctx: &TaskContext, opened: &Opened, recipe: &Recipe, work: &Work) -> Result<Option<Staged>, Fault> {
     match work {
-        Work::Flats => means(ctx, opened, recipe).map(|m| Some(Staged::Flats(m))),
+        Work::Flats => means::read(ctx, opened, recipe).map(|m| Some(Staged::Flats(m))),
         Work::Frames { projections } => {
             if projections.end > opened.source.header.projections() {
                 return Err(Fault::InputChanged(opened.source.projections.stack.file().to_owned()));
@@ -385,10 +329,10 @@ fn kept_rows(ctx: &TaskContext, note: &FlatsNote, rows: &Range<usize>) -> Result
 
 fn kept_means(ctx: &TaskContext, opened: &Opened, recipe: &Recipe) -> Result<Means, Fault> {
     if !recipe.normalize {
-        return Ok(Means { dark: None, flats: Vec::new(), decoded: 0, quanta: None });
+        return Ok(Means::default());
     }
-    let Some(note) = flats_note(&ctx.job.carry)? else { return means(ctx, opened, recipe) };
-    let Some(frames) = kept_rows(ctx, &note, &(0..note.shape.rows))? else { return means(ctx, opened, recipe) };
+    let Some(note) = flats_note(&ctx.job.carry)? else { return means::read(ctx, opened, recipe) };
+    let Some(frames) = kept_rows(ctx, &note, &(0..note.shape.rows))? else { return means::read(ctx, opened, recipe) };
     let mut frames = frames.outer_iter().map(|f| f.to_owned());
     let dark = if note.dark { frames.next() } else { None };
     let flats = note.at.iter().zip(frames).map(|(&at, mean)| Flat { at, mean }).collect();

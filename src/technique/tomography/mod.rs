@@ -46,6 +46,7 @@ mod frames_tests;
 pub mod gpu;
 mod load;
 mod locate;
+mod means;
 mod outputs;
 #[cfg(test)]
 mod outputs_tests;

@@ -17,7 +17,7 @@ use toml::{Table, Value};
 mod cut;
 #[path = "recipe_steps.rs"]
 mod steps;
-pub use cut::{Binning, Region, Run, Scratch};
+pub use cut::{Binning, Precision, Region, Run};
 pub use steps::{CenterTry, Phase};
 
 /// Where the rotation axis is.
@@ -177,7 +177,7 @@ pub struct Recipe {
     pub region: Option<Region>,
     /// `"auto"`, `"f32"` or `"f16"`: how transmission is kept in scratch.
     #[serde(default)]
-    pub scratch: Scratch,
+    pub scratch: Precision,
     /// One plain file instead of a virtual dataset over parts.
     pub single_file: bool,
     /// Make the preview.
@@ -222,7 +222,7 @@ impl Default for Recipe {
             binning: Binning::default(),
             projections: None,
             region: None,
-            scratch: Scratch::Auto,
+            scratch: Precision::Auto,
             single_file: false,
             preview: true,
             output: vec![Output::Hdf5],
@@ -564,7 +564,7 @@ mod tests {
         assert_eq!(recipe.paganin.unwrap().delta_beta, 300.0);
         assert_eq!((recipe.columns, recipe.binning), (Some((4, 100)), Binning { x: 3, y: 3 }));
         assert_eq!(recipe.projections, Some(Run { start: 5, stop: Some(900), step: 2 }));
-        assert_eq!((recipe.region, recipe.scratch), (Some(Region { x: None, y: Some((7, 9)) }), Scratch::F32));
+        assert_eq!((recipe.region, recipe.scratch), (Some(Region { x: None, y: Some((7, 9)) }), Precision::F32));
         assert_eq!(recipe.output, [Output::Hdf5, Output::Zarr]);
         assert_eq!(recipe.integer, Some(Integer { bits: 8, window: Some((-1.0, 2.5)) }));
         assert_eq!(recipe.angles.unwrap().angles(3), [0.0, 90.0, 180.0]);

@@ -48,7 +48,7 @@ pub struct Region {
 /// How transmission is kept in scratch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Scratch {
+pub enum Precision {
     /// In half precision when its rounding is below a tenth of the noise, see [`super::super::precision`].
     #[default]
     Auto,
@@ -129,11 +129,11 @@ pub(super) fn region(value: &Value) -> Result<Option<Region>, RecipeError> {
     }
 }
 
-pub(super) fn scratch(value: &Value) -> Result<Scratch, RecipeError> {
+pub(super) fn scratch(value: &Value) -> Result<Precision, RecipeError> {
     Ok(match word("scratch", value, &["auto", "f32", "f16"])? {
-        "f32" => Scratch::F32,
-        "f16" => Scratch::F16,
-        _ => Scratch::Auto,
+        "f32" => Precision::F32,
+        "f16" => Precision::F16,
+        _ => Precision::Auto,
     })
 }
 
@@ -156,7 +156,7 @@ pub(super) fn together(r: &Recipe) -> Result<(), RecipeError> {
             "with paganin, keep pixels square: the same number in x and y",
         ));
     }
-    if r.scratch == Scratch::F16 && !r.minus_log {
+    if r.scratch == Precision::F16 && !r.minus_log {
         return Err(error(
             "scratch",
             "half precision is for transmission, and minus_log = false says that the data is absorption",
