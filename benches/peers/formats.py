@@ -2,13 +2,15 @@
 
     pip install numpy h5py hdf5plugin
     python benches/peers/formats.py make DIR [frames] [side]
-    python benches/peers/formats.py time DIR
+    python benches/peers/formats.py time DIR [processes]
 
 `make` writes one Data Exchange file for each filter, chunked by frame, with frames as a detector gives them: a bright
 beam, an object that moves, Poisson noise; beside it the sum of all pixels. `time` reads each whole into an array that
-exists already, from the page cache; best of three. The HDF5 library decodes on one core whatever there is.
+exists already, from the page cache; best of three. The HDF5 library decodes on one core whatever there is, so that more
+cores are used by as many processes, each of which reads its share of the frames. Rates are bytes of pixels per second.
 """
 
+import multiprocessing
 import pathlib
 import sys
 import time
@@ -57,22 +59,38 @@ def make(folder, count=100, side=1024):
         print(f"{name:16} {data.nbytes / path.stat().st_size:5.2f}")
 
 
-def best(f, repeats=3):
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        f()
-        times.append(time.perf_counter() - start)
-    return min(times)
+def share(path, part, parts, barrier, results, repeats):
+    """Reads one share of the frames again and again; reports when it began and when it was done."""
+    with h5py.File(path) as f:
+        data = f["/exchange/data"]
+        first, last = (len(data) * p // parts for p in (part, part + 1))
+        out = np.ones((last - first, *data.shape[1:]), data.dtype)
+        for _ in range(repeats):
+            barrier.wait()
+            start = time.monotonic()
+            data.read_direct(out, np.s_[first:last])
+            results.put((start, time.monotonic(), out.nbytes))
+            barrier.wait()
 
 
-def timed(folder):
+def timed(folder, processes=1, repeats=3):
+    context = multiprocessing.get_context("spawn")
     for path in sorted(folder.glob("*.h5")):
-        with h5py.File(path) as f:
-            data = f["/exchange/data"]
-            out = np.empty(data.shape, data.dtype)
-            seconds = best(lambda: data.read_direct(out))
-            print(f"{path.stem:16} {seconds:7.3f} s  {out.nbytes / seconds / 1e6:7.0f} MB/s  {data.shape}")
+        barrier, results = context.Barrier(processes + 1), context.Queue()
+        args = [(path, p, processes, barrier, results, repeats) for p in range(processes)]
+        started = [context.Process(target=share, args=a) for a in args]
+        for p in started:
+            p.start()
+        seconds = []
+        for _ in range(repeats):
+            barrier.wait()
+            starts, ends, sizes = zip(*(results.get() for _ in started))
+            seconds.append(max(ends) - min(starts))
+            barrier.wait()
+        for p in started:
+            p.join()
+        best = min(seconds)
+        print(f"{path.stem:16} {best:7.3f} s  {sum(sizes) / best / 1e6:7.0f} MB/s  {processes} processes")
 
 
 if __name__ == "__main__":
@@ -80,4 +98,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "make":
         make(folder, *map(int, sys.argv[3:]))
     else:
-        timed(folder)
+        timed(folder, *map(int, sys.argv[3:]))

@@ -10,6 +10,7 @@
 pub(crate) mod als;
 pub mod angles;
 pub(crate) mod chunks;
+pub mod convert;
 pub(crate) mod data_exchange;
 pub(crate) mod h5;
 #[cfg(test)]

@@ -11,6 +11,7 @@
 //! - A row range and a list of frames may be any subset; frames come out in the order of the list.
 
 use super::chunks::{Chunks, index, pipeline::Pipeline};
+use super::convert::{self, Pixel};
 use super::h5::{read_fault, short};
 use super::links::Found;
 use super::{throttle, tiff};
@@ -82,24 +83,6 @@ impl Sample {
             TypeDescriptor::Float(FloatSize::U8) => Self::F64,
             _ => return None,
         })
-    }
-
-    /// Little-endian bytes to f32; the slices match in length.
-    pub(crate) fn decode(self, bytes: &[u8], out: &mut [f32]) {
-        fn each<const N: usize>(bytes: &[u8], out: &mut [f32], f: impl Fn([u8; N]) -> f32) {
-            for (o, b) in out.iter_mut().zip(bytes.as_chunks::<N>().0) {
-                *o = f(*b);
-            }
-        }
-        match self {
-            Self::U8 => each::<1>(bytes, out, |b| f32::from(b[0])),
-            Self::U16 => each(bytes, out, |b| f32::from(u16::from_le_bytes(b))),
-            Self::I16 => each(bytes, out, |b| f32::from(i16::from_le_bytes(b))),
-            Self::U32 => each(bytes, out, |b| u32::from_le_bytes(b) as f32),
-            Self::I32 => each(bytes, out, |b| i32::from_le_bytes(b) as f32),
-            Self::F32 => each(bytes, out, f32::from_le_bytes),
-            Self::F64 => each(bytes, out, |b| f64::from_le_bytes(b) as f32),
-        }
     }
 }
 
@@ -335,15 +318,19 @@ impl FrameStack {
         Ok(())
     }
 
-    /// Reads `rows` of each of `frames` into `out`, `[frame, row, column]` without gaps.
+    /// Reads `rows` of each of `frames` into `out`, `[frame, row, column]` without gaps: as f32, or counts of one or two
+    /// bytes as u16.
     ///
     /// # Errors
-    /// Frames or rows outside the stack are [`Fault::Task`]; the rest is sorted by whose fault it is.
-    pub fn read(&self, frames: &[usize], rows: Range<usize>, out: &mut [f32]) -> Result<(), Fault> {
+    /// Frames or rows outside the stack, and u16 for other pixels, are [`Fault::Task`]; the rest is sorted by whose fault it is.
+    pub fn read<T: Pixel>(&self, frames: &[usize], rows: Range<usize>, out: &mut [T]) -> Result<(), Fault> {
         let pixels = rows.len() * self.columns;
         let in_range = rows.end <= self.rows && frames.iter().all(|&f| f < self.frames);
         if !in_range || out.len() != frames.len() * pixels {
             return Err(Fault::Task(format!("{}: rows {rows:?} of frames not in the stack were asked for", self.at())));
+        }
+        if !T::holds(self.sample) {
+            return Err(Fault::Task(format!("{}: pixels of {:?} were asked for as counts", self.at(), self.sample)));
         }
         if pixels == 0 || frames.is_empty() {
             return Ok(());
@@ -376,7 +363,7 @@ impl FrameStack {
                 })
             }
             Pixels::Tiff(files) => {
-                let one = |frame: usize, out: &mut [f32]| {
+                let one = |frame: usize, out: &mut [T]| {
                     let Some(file) = files.get(frame) else { return Ok(()) };
                     self.decoded.fetch_add(1, Ordering::Relaxed);
                     tiff::read(file, (self.rows, self.columns, self.sample), &rows, out)
@@ -408,24 +395,26 @@ impl FrameStack {
     }
 
     /// `address`: where a frame begins in the file.
-    fn read_raw(
+    fn read_raw<T: Pixel>(
         &self,
         raw: &File,
         address: impl Fn(usize) -> u64 + Sync,
         frames: &[usize],
         rows: &Range<usize>,
-        out: &mut [f32],
+        out: &mut [T],
     ) -> Result<(), Fault> {
         let pixels = rows.len() * self.columns;
         let sample = self.sample;
-        let one = |frame: usize, bytes: &mut [u8], out: &mut [f32]| {
+        let wide = size_of_val(out) > convert::WIDE_BYTES;
+        let one = |frame: usize, bytes: &mut [u8], out: &mut [T]| {
             let skip = rows.start as u64 * self.row_bytes();
             throttle::take(bytes.len());
             raw.read_exact_at(bytes, address(frame) + skip).map_err(|e| match e.kind() {
                 std::io::ErrorKind::UnexpectedEof => Fault::InputChanged(self.file.clone()),
                 _ => Fault::reading(&self.file, &e),
             })?;
-            sample.decode(bytes, out);
+            T::convert(sample, bytes, out, wide);
+            convert::settle();
             Ok(())
         };
         self.in_parallel(frames, pixels, out, |frames, out| {
@@ -435,12 +424,12 @@ impl FrameStack {
     }
 
     /// Shares frames, and their places of `pixels` in `out`, among reading threads.
-    fn in_parallel(
+    fn in_parallel<T: Pixel>(
         &self,
         frames: &[usize],
         pixels: usize,
-        out: &mut [f32],
-        work: impl Fn(&[usize], &mut [f32]) -> Result<(), Fault> + Sync,
+        out: &mut [T],
+        work: impl Fn(&[usize], &mut [T]) -> Result<(), Fault> + Sync,
     ) -> Result<(), Fault> {
         let readers = READERS.min(frames.len());
         let share = frames.len().div_ceil(readers);
@@ -455,7 +444,13 @@ impl FrameStack {
         })
     }
 
-    fn read_library(&self, set: &Set, frames: &[usize], rows: &Range<usize>, out: &mut [f32]) -> Result<(), Fault> {
+    fn read_library<T: Pixel>(
+        &self,
+        set: &Set,
+        frames: &[usize],
+        rows: &Range<usize>,
+        out: &mut [T],
+    ) -> Result<(), Fault> {
         let pixels = rows.len() * self.columns;
         let batch = (BATCH_BYTES / (pixels * self.sample.bytes()).max(1)).max(1);
         let mut done = 0;
@@ -470,25 +465,31 @@ impl FrameStack {
         Ok(())
     }
 
-    fn hyperslab(&self, set: &Set, frames: Range<usize>, rows: &Range<usize>, out: &mut [f32]) -> hdf5::Result<()> {
+    fn hyperslab<T: Pixel>(
+        &self,
+        set: &Set,
+        frames: Range<usize>,
+        rows: &Range<usize>,
+        out: &mut [T],
+    ) -> hdf5::Result<()> {
         macro_rules! read {
-            ($t:ty, $as:expr) => {{
+            ($t:ty) => {{
                 let values: Vec<$t> = if set.rank == 3 {
                     set.dataset.read_slice::<$t, _, Ix3>((frames, rows.clone(), ..))?.into_raw_vec_and_offset().0
                 } else {
                     set.dataset.read_slice_2d::<$t, _>((rows.clone(), ..))?.into_raw_vec_and_offset().0
                 };
-                out.iter_mut().zip(values).for_each(|(o, v)| *o = $as(v));
+                out.iter_mut().zip(values).for_each(|(o, v)| *o = T::of(f64::from(v)));
             }};
         }
         match self.sample {
-            Sample::U8 => read!(u8, f32::from),
-            Sample::U16 => read!(u16, f32::from),
-            Sample::I16 => read!(i16, f32::from),
-            Sample::U32 => read!(u32, |v| v as f32),
-            Sample::I32 => read!(i32, |v| v as f32),
-            Sample::F32 => read!(f32, |v| v),
-            Sample::F64 => read!(f64, |v| v as f32),
+            Sample::U8 => read!(u8),
+            Sample::U16 => read!(u16),
+            Sample::I16 => read!(i16),
+            Sample::U32 => read!(u32),
+            Sample::I32 => read!(i32),
+            Sample::F32 => read!(f32),
+            Sample::F64 => read!(f64),
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! compressions of the `tiff` crate. Only the first image of a file is looked at. A file whose header promises more
 //! than its siblings hold is refused before it is decoded, so that no allocation follows from a number in it.
 
+use super::convert::Pixel;
 use super::stack::{FRAMES_MAX, SIDE_MAX, Sample};
 use super::throttle;
 use crate::technique::Fault;
@@ -82,7 +83,7 @@ pub(crate) fn header(path: &Path) -> Result<Shape, Fault> {
 ///
 /// # Errors
 /// As [`header`], and [`Fault::Input`] for another shape.
-pub(crate) fn read(path: &Path, expected: Shape, rows: &Range<usize>, out: &mut [f32]) -> Result<(), Fault> {
+pub(crate) fn read<T: Pixel>(path: &Path, expected: Shape, rows: &Range<usize>, out: &mut [T]) -> Result<(), Fault> {
     let (decoder, shape) = open(path)?;
     let (height, columns, sample) = expected;
     if shape != expected {
@@ -102,21 +103,21 @@ pub(crate) fn read(path: &Path, expected: Shape, rows: &Range<usize>, out: &mut 
     let image = decoder.with_limits(limits).read_image().map_err(|e| refused(path, &e))?;
     let wanted = rows.start * columns..rows.end * columns;
     macro_rules! take {
-        ($values:expr, $as:expr) => {{
+        ($values:expr) => {{
             let Some(values) = $values.get(wanted) else {
                 return Err(Fault::Input(format!("{}: fewer pixels than its header says", path.display())));
             };
-            out.iter_mut().zip(values).for_each(|(o, &v)| *o = $as(v));
+            out.iter_mut().zip(values).for_each(|(o, &v)| *o = T::of(f64::from(v)));
         }};
     }
     match image {
-        DecodingResult::U8(v) => take!(v, f32::from),
-        DecodingResult::U16(v) => take!(v, f32::from),
-        DecodingResult::U32(v) => take!(v, |v| v as f32),
-        DecodingResult::I16(v) => take!(v, f32::from),
-        DecodingResult::I32(v) => take!(v, |v| v as f32),
-        DecodingResult::F32(v) => take!(v, |v| v),
-        DecodingResult::F64(v) => take!(v, |v| v as f32),
+        DecodingResult::U8(v) => take!(v),
+        DecodingResult::U16(v) => take!(v),
+        DecodingResult::U32(v) => take!(v),
+        DecodingResult::I16(v) => take!(v),
+        DecodingResult::I32(v) => take!(v),
+        DecodingResult::F32(v) => take!(v),
+        DecodingResult::F64(v) => take!(v),
         _ => return Err(Fault::Input(format!("{}: pixels of another type than its header says", path.display()))),
     }
     Ok(())

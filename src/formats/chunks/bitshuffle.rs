@@ -7,9 +7,11 @@
 //!
 //! Contract
 //! - [`unshuffle`] is exact and total; [`plain`] is the same by the definition, for tests.
-//! - [`decode`] believes nothing in the stream: sizes are compared with the output, which the caller sized.
+//! - [`decode`] believes nothing in the stream: sizes are compared with that of the chunk, which its shape says.
 
-use super::codecs::{be32, be64, lz4_block, zstd_frame};
+use super::codecs::{be32, be64, zstd_frame};
+use super::lz4;
+use super::sink::Pieces;
 
 /// Elements are regrouped in eights.
 const EIGHT: usize = 8;
@@ -67,30 +69,39 @@ impl Bitshuffle {
     }
 }
 
-/// Undoes the filter; `out` has the size of the chunk. `scratch` is any buffer.
-pub(crate) fn decode(filter: Bitshuffle, input: &[u8], out: &mut [u8], scratch: &mut Scratch) -> Result<(), String> {
+/// Undoes the filter on a chunk of `bytes` bytes, block by block: a block is unpacked, un-shuffled and handed on while it
+/// lies in the innermost cache. Blocks that nobody wants are passed over.
+pub(crate) fn decode(
+    filter: Bitshuffle,
+    mut input: &[u8],
+    bytes: usize,
+    scratch: &mut Scratch,
+    out: &mut dyn Pieces,
+) -> Result<(), String> {
     let element = filter.element;
-    if !out.len().is_multiple_of(element) {
-        return Err(format!("bitshuffle: {} bytes are no whole number of elements of {element}", out.len()));
+    if !bytes.is_multiple_of(element) {
+        return Err(format!("bitshuffle: {bytes} bytes are no whole number of elements of {element}"));
     }
-    let (mut input, block) = if filter.packing == Packing::Stored {
-        (input, if filter.block == 0 { filter.default_block() } else { filter.block })
+    let block = if filter.packing == Packing::Stored {
+        if filter.block == 0 { filter.default_block() } else { filter.block }
     } else {
         let (total, block) = (be64(input, 0)?, be32(input, 8)? as usize);
-        if total != out.len() as u64 {
-            return Err(format!("bitshuffle: the chunk says it holds {total} bytes, its shape {}", out.len()));
+        if total != bytes as u64 {
+            return Err(format!("bitshuffle: the chunk says it holds {total} bytes, its shape {bytes}"));
         }
         if block == 0 || !block.is_multiple_of(element * EIGHT) {
             return Err(format!("bitshuffle: blocks of {block} bytes for elements of {element}"));
         }
-        (input.get(12..).unwrap_or(&[]), block / element)
+        input = input.get(12..).unwrap_or(&[]);
+        block / element
     };
     let step = block.saturating_mul(element);
-    let whole = out.len() / (element * EIGHT) * (element * EIGHT);
-    let (blocks, rest) = out.split_at_mut(whole);
-    for out in blocks.chunks_mut(step) {
+    let whole = bytes / (element * EIGHT) * (element * EIGHT);
+    let Scratch { shuffled, plain, planes } = scratch;
+    for at in (0..whole).step_by(step) {
+        let length = step.min(whole - at);
         let size = match filter.packing {
-            Packing::Stored => out.len(),
+            Packing::Stored => length,
             _ => {
                 let size = be32(input, 0)? as usize;
                 input = input.get(4..).unwrap_or(&[]);
@@ -101,22 +112,31 @@ pub(crate) fn decode(filter: Bitshuffle, input: &[u8], out: &mut [u8], scratch: 
             return Err(format!("bitshuffle: a block of {size} bytes with {} bytes left", input.len()));
         };
         input = after;
-        match filter.packing {
-            Packing::Stored => unshuffle(packed, element, out, &mut scratch.planes),
-            packing => {
-                scratch.shuffled.resize(out.len(), 0);
-                match packing {
-                    Packing::Lz4 => lz4_block(packed, &mut scratch.shuffled)?,
-                    _ => zstd_frame(packed, &mut scratch.shuffled)?,
-                }
-                unshuffle(&scratch.shuffled, element, out, &mut scratch.planes);
-            }
+        if !out.wants(at..at + length) {
+            continue;
         }
+        plain.resize(length, 0);
+        let rows = match filter.packing {
+            Packing::Stored => packed,
+            packing => {
+                shuffled.resize(length + lz4::SLACK, 0);
+                if packing == Packing::Lz4 {
+                    lz4::block(packed, shuffled, length)?;
+                }
+                let Some(rows) = shuffled.get_mut(..length) else { continue };
+                if packing == Packing::Zstd {
+                    zstd_frame(packed, rows)?;
+                }
+                &*rows
+            }
+        };
+        unshuffle(rows, element, plain, planes);
+        out.put(at, plain);
     }
-    if input.len() != rest.len() {
-        return Err(format!("bitshuffle: {} bytes behind the last block, expected {}", input.len(), rest.len()));
+    if input.len() != bytes - whole {
+        return Err(format!("bitshuffle: {} bytes behind the last block, expected {}", input.len(), bytes - whole));
     }
-    rest.copy_from_slice(input);
+    out.put(whole, input);
     Ok(())
 }
 
@@ -124,6 +144,7 @@ pub(crate) fn decode(filter: Bitshuffle, input: &[u8], out: &mut [u8], scratch: 
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
     shuffled: Vec<u8>,
+    plain: Vec<u8>,
     planes: Vec<u8>,
 }
 
@@ -143,7 +164,6 @@ pub(crate) fn plain(input: &[u8], element: usize, out: &mut [u8]) {
 
 /// Un-shuffles one block; `input` and `out` hold the same whole number of eights. `planes` is any buffer.
 pub(crate) fn unshuffle(input: &[u8], element: usize, out: &mut [u8], planes: &mut Vec<u8>) {
-    planes.resize(out.len(), 0);
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx2")]
@@ -156,12 +176,14 @@ pub(crate) fn unshuffle(input: &[u8], element: usize, out: &mut [u8], planes: &m
                 let done = unsafe { super::avx2::unshuffle_u16(input, out) };
                 rest_u16(input, out, done);
             } else {
+                planes.resize(out.len(), 0);
                 // SAFETY: as above.
                 unsafe { wide(input, element, out, planes) };
             }
             return;
         }
     }
+    planes.resize(out.len(), 0);
     blocked(input, element, out, planes);
 }
 

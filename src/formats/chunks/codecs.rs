@@ -3,6 +3,8 @@
 //! Contract: the caller sizes the output by the chunk's shape, never by what the stream says; a stream that holds more,
 //! less or nonsense is an error in words. Nothing here allocates by a number found in a file, and nothing panics.
 
+use super::lz4;
+use super::sink::Pieces;
 use std::cell::RefCell;
 
 /// A big-endian number at a place in a stream.
@@ -19,15 +21,8 @@ fn short(bytes: &[u8]) -> String {
     format!("the stream ends too early ({} bytes are left)", bytes.len())
 }
 
-fn filled(what: &str, got: usize, want: usize) -> Result<(), String> {
+pub(crate) fn filled(what: &str, got: usize, want: usize) -> Result<(), String> {
     if got == want { Ok(()) } else { Err(format!("{what}: {got} bytes came out, expected {want}")) }
-}
-
-/// One LZ4 block that fills `out`.
-pub(crate) fn lz4_block(input: &[u8], out: &mut [u8]) -> Result<(), String> {
-    let want = i32::try_from(out.len()).map_err(|_| format!("LZ4: a block of {} bytes", out.len()))?;
-    let got = lz4::block::decompress_to_buffer(input, Some(want), out).map_err(|e| format!("LZ4: {e}"))?;
-    filled("LZ4", got, out.len())
 }
 
 /// One Zstandard frame that fills `out`.
@@ -45,26 +40,45 @@ pub(crate) fn zstd_frame(input: &[u8], out: &mut [u8]) -> Result<(), String> {
     })
 }
 
-/// HDF5 filter 32004: the size of everything (8 bytes, big-endian), of a block (4), then blocks with their sizes (4). A
-/// block as long as what it holds is stored as it is.
-pub(crate) fn lz4_chunk(input: &[u8], out: &mut [u8]) -> Result<(), String> {
+/// HDF5 filter 32004 on a chunk of `bytes` bytes: the size of everything (8 bytes, big-endian), of a block (4), then blocks
+/// with their sizes (4). A block as long as what it holds is stored as it is. `pixel`: bytes of one; `buffer` is any.
+pub(crate) fn lz4_chunk(
+    input: &[u8],
+    bytes: usize,
+    pixel: usize,
+    buffer: &mut Vec<u8>,
+    out: &mut dyn Pieces,
+) -> Result<(), String> {
     let (total, block) = (be64(input, 0)?, be32(input, 8)? as usize);
-    if total != out.len() as u64 || block == 0 {
-        return Err(format!("LZ4: {total} bytes in blocks of {block}, the chunk's shape holds {}", out.len()));
+    if total != bytes as u64 || block == 0 {
+        return Err(format!("LZ4: {total} bytes in blocks of {block}, the chunk's shape holds {bytes}"));
+    }
+    if block < bytes && !block.is_multiple_of(pixel) {
+        // Blocks end within pixels: first all of it, then on.
+        let mut whole = Vec::with_capacity(bytes);
+        lz4_chunk(input, bytes, 1, buffer, &mut whole)?;
+        out.put(0, &whole);
+        return Ok(());
     }
     let mut input = input.get(12..).unwrap_or(&[]);
-    for out in out.chunks_mut(block) {
+    for at in (0..bytes).step_by(block) {
+        let length = block.min(bytes - at);
         let size = be32(input, 0)? as usize;
         let rest = input.get(4..).unwrap_or(&[]);
         let Some((packed, after)) = rest.split_at_checked(size) else {
             return Err(format!("LZ4: a block of {size} bytes with {} bytes left", rest.len()));
         };
-        if size == out.len() {
-            out.copy_from_slice(packed);
-        } else {
-            lz4_block(packed, out)?;
-        }
         input = after;
+        if !out.wants(at..at + length) {
+            continue;
+        }
+        if size == length {
+            out.put(at, packed);
+        } else {
+            buffer.resize(length + lz4::SLACK, 0);
+            lz4::block(packed, buffer, length)?;
+            out.put(at, buffer.get(..length).unwrap_or(&[]));
+        }
     }
     Ok(())
 }
@@ -81,45 +95,46 @@ pub(crate) fn deflate(input: &[u8], out: &mut [u8]) -> Result<(), String> {
     })
 }
 
-/// HDF5 filter 32001: one Blosc 1 buffer.
-pub(crate) fn blosc(input: &[u8], out: &mut [u8]) -> Result<(), String> {
-    let mut holds = 0usize;
-    // SAFETY: pointer and length are those of a slice; the function reads the header and checks it against the length.
-    let valid = unsafe { blosc_src::blosc_cbuffer_validate(input.as_ptr().cast(), input.len(), &raw mut holds) };
-    if valid < 0 || holds != out.len() {
-        return Err(format!("Blosc: the header says {holds} bytes, the chunk's shape {}", out.len()));
-    }
-    // SAFETY: the input was validated to be as long as its header says, the output has room for the stated bytes; this
-    // variant keeps no global state and starts no thread for 1.
-    let got = unsafe { blosc_src::blosc_decompress_ctx(input.as_ptr().cast(), out.as_mut_ptr().cast(), out.len(), 1) };
-    match usize::try_from(got) {
-        Ok(got) => filled("Blosc", got, out.len()),
-        Err(_) => Err(format!("Blosc: damaged, or packed by a codec other than blosclz, LZ4, zlib and zstd ({got})")),
-    }
-}
-
-/// HDF5's shuffle: all first bytes, all second bytes, …; what is no whole element stands at the end.
-pub(crate) fn unshuffle(input: &[u8], element: usize, out: &mut [u8]) {
-    fn each<const E: usize>(input: &[u8], out: &mut [u8]) {
+/// HDF5's shuffle: all first bytes, all second bytes, …; what is no whole element stands at the end. The chunk is handed on
+/// from `at` on, in pieces that fit the innermost cache.
+pub(crate) fn unshuffle(input: &[u8], element: usize, at: usize, buffer: &mut Vec<u8>, out: &mut dyn Pieces) {
+    fn each<const E: usize>(planes: [&[u8]; E], out: &mut [u8]) {
         let out = out.as_chunks_mut::<E>().0;
-        let mut planes = [&[][..]; E];
-        let length = out.len();
-        planes.iter_mut().zip(input.chunks_exact(length.max(1))).for_each(|(p, plane)| *p = plane);
-        let planes = planes.map(|p| &p[..length.min(p.len())]);
+        // One length for all, so that the bounds are checked once.
+        let planes = planes.map(|p| &p[..out.len().min(p.len())]);
         for (i, o) in out.iter_mut().enumerate() {
             *o = std::array::from_fn(|b| planes[b][i]);
         }
     }
-    let count = out.len() / element.max(1);
-    let whole = count * element;
-    match element {
-        2 => each::<2>(input, out),
-        4 => each::<4>(input, out),
-        8 => each::<8>(input, out),
-        _ => out.copy_from_slice(input),
+    fn some<const E: usize>(input: &[u8], first: usize, out: &mut [u8]) {
+        let mut planes = [&[][..]; E];
+        let whole = input.chunks_exact((input.len() / E).max(1));
+        planes.iter_mut().zip(whole).for_each(|(p, plane)| *p = plane.get(first..).unwrap_or(&[]));
+        each(planes, out);
     }
-    if let (Some(to), Some(from)) = (out.get_mut(whole..), input.get(whole..)) {
-        to.copy_from_slice(from);
+    const STRIP: usize = 8192;
+    let whole = input.len() / element.max(1) * element;
+    let (planes, rest) = input.split_at(whole);
+    if matches!(element, 2 | 4 | 8) {
+        buffer.resize(STRIP, 0);
+        for start in (0..whole).step_by(STRIP) {
+            let length = STRIP.min(whole - start);
+            if !out.wants(at + start..at + start + length) {
+                continue;
+            }
+            let Some(buffer) = buffer.get_mut(..length) else { return };
+            match element {
+                2 => some::<2>(planes, start / 2, buffer),
+                4 => some::<4>(planes, start / 4, buffer),
+                _ => some::<8>(planes, start / 8, buffer),
+            }
+            out.put(at + start, buffer);
+        }
+    } else {
+        out.put(at, planes);
+    }
+    if !rest.is_empty() {
+        out.put(at + whole, rest);
     }
 }
 

@@ -1,42 +1,56 @@
 //! Chunked data read without the HDF5 library: `pread` of stored chunks, filters undone on all cores.
 //!
 //! The library decompresses one chunk at a time behind its one lock. Here it is asked once where the chunks lie
-//! ([`index`]); after that, a few threads read stored chunks and the rayon pool turns them into pixels.
+//! ([`index`]); after that, some threads read stored chunks and turn them into pixels. As many of them as the rayon pool
+//! has threads do so at a time, the others wait for a filesystem. Filters hand bytes on in pieces of some KiB, which become
+//! numbers in their final place at once: nothing as large as a chunk is written and read again on the way, where the filter
+//! allows it.
 //!
 //! Contract
 //! - What comes out is what the library would give, bit for bit.
-//! - A chunk is decoded once per call, whatever it contributes. Chunks without filters are not read whole: only the rows
-//!   that are wanted.
-//! - Memory: at most [`IN_FLIGHT`] bytes (or one chunk) of stored chunks, and one decoded chunk per thread.
+//! - A chunk is decoded once per call, whatever it contributes; of its blocks only those with wanted rows. Chunks without
+//!   filters are not read whole: only the rows that are wanted.
+//! - Memory: at most [`IN_FLIGHT`] bytes (or one chunk) of stored chunks that wait, and one stored and one decoded chunk per
+//!   thread of the pool.
 //! - A chunk that cannot be decoded is [`Fault::Input`] naming file, dataset and chunk; it is the file that is damaged.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 pub(crate) mod bitshuffle;
+mod blosc;
 pub(crate) mod codecs;
 pub(crate) mod index;
+mod lz4;
 pub(crate) mod pipeline;
+pub(crate) mod sink;
 #[cfg(test)]
 mod tests;
 
+use super::convert::{self, Pixel};
 use super::stack::Sample;
 use super::throttle;
 use crate::technique::Fault;
-use crossbeam::channel::{Receiver, TryRecvError};
+use crossbeam::channel::Sender;
 use index::Entry;
 use pipeline::{Pipeline, Scratch};
+use sink::{Pieces, Sink, Target};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 /// Threads that wait for `pread`.
 const READERS: usize = 8;
 /// Bytes of stored chunks held at a time.
 const IN_FLIGHT: usize = 64 << 20;
+/// Buffers for larger chunks are not kept.
+const KEPT_BYTES: usize = 16 << 20;
+/// Reading faster than this, bytes per second, is copying out of the page cache: a processor's work.
+const CACHED: f64 = 1.5e9;
 
 /// A chunked dataset of frames, and where its chunks lie.
 #[derive(Debug)]
@@ -59,44 +73,44 @@ pub(crate) struct Chunks {
 struct Job<'a> {
     place: [usize; 3],
     entry: Entry,
-    /// (position in the list, frame).
+    /// (frame within the chunk, position in the list), in the order of the frames.
     frames: &'a [(usize, usize)],
 }
 
-/// Somewhere to write pixels from several threads.
-#[derive(Clone, Copy)]
-struct Target {
-    base: *mut f32,
-    length: usize,
+/// Buffers of who decodes; the next call uses them again, so that their pages are not made anew for each.
+#[derive(Default)]
+struct Desk {
+    stored: Vec<u8>,
+    scratch: Scratch,
 }
 
-// SAFETY: what is written through it from different threads never overlaps, see `Target::run`.
-unsafe impl Send for Target {}
-// SAFETY: as above.
-unsafe impl Sync for Target {}
+static DESKS: Mutex<Vec<Desk>> = Mutex::new(Vec::new());
 
-impl Target {
-    /// # Safety
-    /// No two runs that live at the same time overlap, and the slice behind `base` outlives them.
-    unsafe fn run<'a>(self, start: usize, length: usize) -> Option<&'a mut [f32]> {
-        if start.checked_add(length)? > self.length {
-            return None;
+impl Desk {
+    fn kept() -> Self {
+        DESKS.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    /// Keeps at most `most`, and none of unusually large chunks.
+    fn keep(desks: impl Iterator<Item = Self>, most: usize) {
+        let mut kept = DESKS.lock().unwrap_or_else(PoisonError::into_inner);
+        for desk in desks.filter(|d| d.stored.capacity() <= KEPT_BYTES) {
+            if kept.len() < most {
+                kept.push(desk);
+            }
         }
-        // SAFETY: inside the slice; the caller promises the rest.
-        Some(unsafe { std::slice::from_raw_parts_mut(self.base.add(start), length) })
     }
 }
 
-/// The next chunk read. While there is none, a thread of the pool decodes: it may be the pool's only one.
-fn next_stored<T>(stored: &Receiver<T>) -> Option<T> {
-    loop {
-        match stored.try_recv() {
-            Ok(next) => return Some(next),
-            Err(TryRecvError::Disconnected) => return None,
-            Err(TryRecvError::Empty) if rayon::yield_now() == Some(rayon::Yield::Executed) => {}
-            // Whatever was handed to the pool is done or in other threads' hands: buffers come back, readers go on.
-            Err(TryRecvError::Empty) => return stored.recv().ok(),
-        }
+/// Who holds one may use a core: to decode, and to read what is in the page cache. It goes back when it is dropped.
+struct Permit<'a> {
+    desk: Desk,
+    give: &'a Sender<Desk>,
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        let _ = self.give.try_send(std::mem::take(&mut self.desk));
     }
 }
 
@@ -111,18 +125,20 @@ impl Chunks {
     ///
     /// # Errors
     /// By whose fault it is.
-    pub fn read(
+    pub fn read<T: Pixel>(
         &self,
         file: &File,
         frames: &[usize],
         rows: &Range<usize>,
-        out: &mut [f32],
+        out: &mut [T],
         decoded: &AtomicU64,
     ) -> Result<(), Fault> {
+        let depth = self.shape[0];
         let mut groups: BTreeMap<usize, Vec<(usize, usize)>> = BTreeMap::new();
         for (position, &frame) in frames.iter().enumerate() {
-            groups.entry(frame / self.shape[0]).or_default().push((position, frame));
+            groups.entry(frame / depth).or_default().push((frame % depth, position));
         }
+        groups.values_mut().for_each(|frames| frames.sort_unstable());
         let bands = rows.start / self.shape[1]..rows.end.div_ceil(self.shape[1]);
         let mut jobs = Vec::new();
         for (&k, frames) in &groups {
@@ -138,7 +154,7 @@ impl Chunks {
         }
         // In the order of the file: that is how disks like to be read.
         jobs.sort_by_key(|job| job.entry.address);
-        let target = Target { base: out.as_mut_ptr(), length: out.len() };
+        let target = Target::of(out);
         if self.packed() {
             self.read_packed(file, &jobs, rows, target, decoded)
         } else {
@@ -150,99 +166,82 @@ impl Chunks {
         format!("{}: {}: chunk {place:?}", self.path.display(), self.name)
     }
 
-    /// Rows of the detector and of the chunk that a job wants, and its columns.
-    fn wanted(&self, place: [usize; 3], rows: &Range<usize>) -> (Range<usize>, usize, usize) {
-        let top = place[1] * self.shape[1];
+    /// Where the pixels of a job go.
+    fn sink<'a, T>(&self, job: &Job<'a>, rows: &Range<usize>, target: Target<T>) -> Sink<'a, T> {
+        let (top, left) = (job.place[1] * self.shape[1], job.place[2] * self.shape[2]);
         let wanted = rows.start.max(top)..rows.end.min(top + self.shape[1]);
-        let left = place[2] * self.shape[2];
-        (wanted, top, self.shape[2].min(self.extent[2] - left))
+        Sink {
+            shape: self.shape,
+            sample: self.sample,
+            frames: job.frames,
+            rows: wanted.start - top..wanted.end - top,
+            skip: wanted.start - rows.start,
+            columns: self.shape[2].min(self.extent[2] - left),
+            left,
+            extent: (rows.len(), self.extent[2]),
+            target,
+            wide: target.bytes() > convert::WIDE_BYTES,
+        }
     }
 
-    /// Where one row of one frame goes.
-    ///
-    /// # Safety
-    /// As [`Target::run`]: a position, a row and a column belong to one chunk, and a chunk to one job at a time.
-    unsafe fn place<'a>(
-        &self,
-        target: Target,
-        rows: &Range<usize>,
-        place: [usize; 3],
-        position: usize,
-        row: usize,
-        columns: usize,
-    ) -> Option<&'a mut [f32]> {
-        let start = (position * rows.len() + row - rows.start) * self.extent[2] + place[2] * self.shape[2];
-        // SAFETY: promised by the caller.
-        unsafe { target.run(start, columns) }
-    }
-
-    fn read_packed(
+    fn read_packed<T: Pixel>(
         &self,
         file: &File,
         jobs: &[Job<'_>],
         rows: &Range<usize>,
-        target: Target,
+        target: Target<T>,
         decoded: &AtomicU64,
     ) -> Result<(), Fault> {
         let largest = jobs.iter().map(|j| j.entry.bytes).max().unwrap_or(1).max(1);
-        // Every reader fills one, as many wait to be decoded.
-        let readers = (IN_FLIGHT / largest / 2).clamp(1, READERS).min(jobs.len());
-        let buffers = (2 * readers).max(readers + rayon::current_num_threads()).min(IN_FLIGHT.div_ceil(largest) + 1);
-        let (empty, reuse) = crossbeam::channel::bounded::<Vec<u8>>(buffers);
-        for _ in 0..buffers {
-            let _ = empty.send(Vec::new());
-        }
-        let (full, stored) = crossbeam::channel::bounded::<(usize, Result<Vec<u8>, Fault>)>(buffers);
-        let (next, failed) = (AtomicUsize::new(0), Mutex::new(None));
-        let lock = || failed.lock().unwrap_or_else(PoisonError::into_inner);
-        let scratches = Mutex::new(Vec::<Scratch>::new());
-        std::thread::scope(|scope| {
-            for _ in 0..readers {
-                let (full, reuse, next) = (full.clone(), reuse.clone(), &next);
-                scope.spawn(move || {
-                    // A buffer is the permission to read: decoding that lags behind stops the readers.
-                    while let Ok(mut bytes) = reuse.recv() {
-                        let i = next.fetch_add(1, Ordering::Relaxed);
-                        let Some(job) = jobs.get(i) else { return };
-                        bytes.resize(job.entry.bytes, 0);
-                        let got = self.fetch(file, &mut bytes, job.entry.address).map(|()| bytes);
-                        if full.send((i, got)).is_err() {
-                            return;
-                        }
-                    }
-                });
-            }
-            drop((full, reuse));
-            // Decoding goes to the pool chunk by chunk: no thread of the pool waits for a disk.
-            rayon::in_place_scope(|pool| {
-                while let Some((i, bytes)) = next_stored(&stored) {
-                    let bytes = match bytes {
-                        Ok(bytes) if lock().is_none() => bytes,
-                        Ok(_) => break,
-                        Err(fault) => {
-                            lock().get_or_insert(fault);
-                            break;
-                        }
-                    };
-                    let (empty, lock, scratches) = (empty.clone(), &lock, &scratches);
-                    pool.spawn(move |_| {
-                        let kept = || scratches.lock().unwrap_or_else(PoisonError::into_inner);
-                        let mut scratch = kept().pop().unwrap_or_default();
-                        let done =
-                            jobs.get(i).map_or(Ok(()), |job| self.unpack(job, &bytes, rows, target, &mut scratch));
-                        kept().push(scratch);
-                        match done {
-                            Ok(()) => _ = decoded.fetch_add(1, Ordering::Relaxed),
-                            Err(fault) => _ = lock().get_or_insert(fault),
-                        }
-                        let _ = empty.try_send(bytes);
-                    });
+        let decoders = rayon::current_num_threads();
+        let threads = (READERS + decoders).min(IN_FLIGHT / largest).min(jobs.len()).max(1);
+        let (give, desks) = crossbeam::channel::bounded(decoders);
+        (0..decoders).for_each(|_| drop(give.send(Desk::kept())));
+        let permit = || desks.recv().ok().map(|desk| Permit { desk, give: &give });
+        // What is in the page cache is read by whoever decodes it, into a buffer that is still in its core's cache.
+        let (next, cached) = (AtomicUsize::new(0), AtomicBool::new(true));
+        let work = || -> Result<(), Fault> {
+            let mut own = Vec::new();
+            loop {
+                let mut held = if cached.load(Ordering::Relaxed) { permit() } else { None };
+                let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) else { return Ok(()) };
+                let start = Instant::now();
+                let stored = held.as_mut().map_or(&mut own, |permit| &mut permit.desk.stored);
+                if stored.len() < largest {
+                    stored.resize(largest, 0);
                 }
-            });
-            // Readers that wait for a buffer end with the last sender.
-            drop(empty);
-        });
-        failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+                let read = self.fetch(file, stored.get_mut(..job.entry.bytes).unwrap_or_default(), job.entry.address);
+                cached.store(start.elapsed().as_secs_f64() * CACHED < job.entry.bytes as f64, Ordering::Relaxed);
+                let done = read.and_then(|()| {
+                    if held.is_none() {
+                        held = permit();
+                        held.iter_mut().for_each(|permit| std::mem::swap(&mut permit.desk.stored, &mut own));
+                    }
+                    // The channel lives as long as its permits: there was one to wait for.
+                    let Some(Permit { desk: Desk { stored, scratch }, .. }) = &mut held else { return Ok(()) };
+                    let stored = stored.get(..job.entry.bytes).unwrap_or(&[]);
+                    self.unpack(job, stored, scratch, self.sink(job, rows, target))
+                });
+                if done.is_err() {
+                    // For all: there is nothing more to do.
+                    next.store(jobs.len(), Ordering::Relaxed);
+                    return done;
+                }
+                decoded.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        let done = self.on_threads(threads, work);
+        Desk::keep(desks.try_iter(), decoders);
+        done
+    }
+
+    /// The same on several threads; the first fault counts.
+    fn on_threads(&self, threads: usize, work: impl Fn() -> Result<(), Fault> + Sync) -> Result<(), Fault> {
+        let panicked = || Fault::Task(format!("{}: a reading thread panicked", self.at([0; 3])));
+        std::thread::scope(|scope| {
+            let started: Vec<_> = (0..threads).map(|_| scope.spawn(&work)).collect();
+            started.into_iter().map(|t| t.join().unwrap_or_else(|_| Err(panicked()))).fold(Ok(()), Result::and)
+        })
     }
 
     fn fetch(&self, file: &File, bytes: &mut [u8], address: u64) -> Result<(), Fault> {
@@ -253,61 +252,50 @@ impl Chunks {
         })
     }
 
-    fn unpack(
+    fn unpack<T: Pixel>(
         &self,
         job: &Job<'_>,
         stored: &[u8],
-        rows: &Range<usize>,
-        target: Target,
         scratch: &mut Scratch,
+        mut sink: Sink<'_, T>,
     ) -> Result<(), Fault> {
-        let [depth, height, width] = self.shape;
-        let size = self.sample.bytes();
-        self.pipeline.decode(job.entry.mask, stored, depth * height * width * size, scratch).map_err(|why| {
+        let bytes = self.shape.iter().product::<usize>() * self.sample.bytes();
+        let done = self.pipeline.decode(job.entry.mask, stored, bytes, scratch, &mut sink);
+        convert::settle();
+        done.map_err(|why| {
             Fault::Input(format!("{}: {why}; the file is damaged: write or transfer it again", self.at(job.place)))
-        })?;
-        let (wanted, top, columns) = self.wanted(job.place, rows);
-        for &(position, frame) in job.frames {
-            for row in wanted.clone() {
-                let from = ((frame % depth * height) + row - top) * width * size;
-                // SAFETY: this job alone has this chunk.
-                let to = unsafe { self.place(target, rows, job.place, position, row, columns) };
-                if let (Some(from), Some(to)) = (scratch.out.get(from..from + columns * size), to) {
-                    self.sample.decode(from, to);
-                }
-            }
-        }
-        Ok(())
+        })
     }
 
-    fn read_plain(&self, file: &File, jobs: &[Job<'_>], rows: &Range<usize>, target: Target) -> Result<(), Fault> {
-        let [depth, height, width] = self.shape;
+    fn read_plain<T: Pixel>(
+        &self,
+        file: &File,
+        jobs: &[Job<'_>],
+        rows: &Range<usize>,
+        target: Target<T>,
+    ) -> Result<(), Fault> {
+        let [_, height, width] = self.shape;
         let size = self.sample.bytes();
         let next = AtomicUsize::new(0);
         let work = || -> Result<(), Fault> {
             let mut bytes = Vec::new();
             while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let (wanted, top, columns) = self.wanted(job.place, rows);
-                bytes.resize(wanted.len() * width * size, 0);
-                for &(position, frame) in job.frames {
-                    let skip = (frame % depth * height + wanted.start - top) * width * size;
-                    self.fetch(file, &mut bytes, job.entry.address + skip as u64)?;
-                    for (row, from) in wanted.clone().zip(bytes.chunks(width * size)) {
-                        // SAFETY: this job alone has this chunk.
-                        let to = unsafe { self.place(target, rows, job.place, position, row, columns) };
-                        if let (Some(from), Some(to)) = (from.get(..columns * size), to) {
-                            self.sample.decode(from, to);
-                        }
+                let mut sink = self.sink(job, rows, target);
+                bytes.resize(sink.rows.len() * width * size, 0);
+                let mut read = None;
+                for &(frame, _) in job.frames {
+                    // A frame that is listed twice goes to both places at once.
+                    if read.replace(frame) == Some(frame) {
+                        continue;
                     }
+                    let at = (frame * height + sink.rows.start) * width * size;
+                    self.fetch(file, &mut bytes, job.entry.address + at as u64)?;
+                    sink.put(at, &bytes);
                 }
+                convert::settle();
             }
             Ok(())
         };
-        std::thread::scope(|scope| {
-            let started: Vec<_> = (0..READERS.min(jobs.len())).map(|_| scope.spawn(work)).collect();
-            started.into_iter().try_for_each(|t| {
-                t.join().unwrap_or_else(|_| Err(Fault::Task(format!("{}: a reading thread panicked", self.at([0; 3])))))
-            })
-        })
+        self.on_threads(READERS.min(jobs.len()), work)
     }
 }
