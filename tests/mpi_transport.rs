@@ -45,6 +45,7 @@ impl Technique for Echo {
             items: 1,
             unit: "echoes".into(),
             linked: Vec::new(),
+            scratch: false,
         })
     }
     fn load(&self, ctx: &TaskContext) -> Result<Payload, Fault> {
@@ -245,6 +246,7 @@ fn job(epoch: u32, carry: usize) -> ToWorker {
         technique: "echo".into(),
         recipe: "{}".into(),
         staging: "/nowhere".into(),
+        scratch: None,
         campaign: "c".into(),
         resources: Resources { workers: 1, threads: 1, task_memory: 1 },
         task_limit_s: JobContext::TASK_LIMIT_S,

@@ -29,7 +29,7 @@ use problem::suggestion;
 use read::{Reader, Section};
 use sha2::{Digest, Sha256};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 use toml::de::DeTable;
 
@@ -50,6 +50,8 @@ pub struct Campaign {
     pub deadline: Duration,
     /// How long a pilot's heartbeat may stand still before others take over what it holds.
     pub lease: Duration,
+    /// A folder on every node's own disk, for scratch; `None`: scratch lies with the results.
+    pub node_scratch: Option<PathBuf>,
     /// In the order of the file.
     pub streams: Vec<Stream>,
     /// The text, byte by byte.
@@ -128,6 +130,7 @@ impl Campaign {
         let state = stream::resolve(&base, &state.map_or("state".to_owned(), |s| s.value));
         let deadline = head.as_ref().and_then(|h| h.positive_duration("deadline", "15m")).map_or(DEADLINE, |d| d.value);
         let lease = head.as_ref().and_then(lease).unwrap_or(Observer::LEASE);
+        let node_scratch = head.as_ref().and_then(node_scratch);
         if let Some(head) = &head {
             head.finish();
         }
@@ -141,7 +144,19 @@ impl Campaign {
         let warnings = warnings(&streams, file);
         let hash = hex(&Sha256::digest(text.as_bytes()))[..16].to_owned();
         let shown = file.to_owned();
-        Ok(Self { file: absolute, shown, name, state, deadline, lease, streams, text: text.to_owned(), hash, warnings })
+        Ok(Self {
+            file: absolute,
+            shown,
+            name,
+            state,
+            deadline,
+            lease,
+            node_scratch,
+            streams,
+            text: text.to_owned(),
+            hash,
+            warnings,
+        })
     }
 
     /// The folder of the campaign file: relative paths are relative to it.
@@ -231,6 +246,21 @@ fn lease(head: &Section<'_, '_, '_>) -> Option<Duration> {
         return None;
     }
     Some(at.value)
+}
+
+/// The folder is another one on each node, so that nothing can be said of it here but its name.
+fn node_scratch(head: &Section<'_, '_, '_>) -> Option<PathBuf> {
+    let at = head.string("node_scratch", "node_scratch = \"/local/scratch\"")?;
+    let path = PathBuf::from(&at.value);
+    let plain = |c| matches!(c, Component::RootDir | Component::Normal(_));
+    if path.is_absolute() && path.components().all(plain) {
+        return Some(path);
+    }
+    let problem = format!("{:?} is no absolute path", at.value);
+    let remedy =
+        "name a folder that exists on every node's own disk, as in node_scratch = \"/local/scratch\", or leave it away";
+    head.report(at.line, "node_scratch", problem, remedy);
+    None
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -151,6 +151,19 @@ fn a_lease_has_its_bounds() {
 }
 
 #[test]
+fn node_scratch_is_named_by_an_absolute_path() {
+    let with = |line: &str| {
+        let text = format!("[campaign]\n{line}\n\n[[stream]]\nname = \"a\"\nwatch = \"in\"\ntechnique = \"t\"\n");
+        Campaign::parse(&text, Path::new("c.toml")).map(|c| c.node_scratch).map_err(|e| e.to_string())
+    };
+    assert_eq!((with(""), with("node_scratch = \"/local/scratch\"")), (Ok(None), Ok(Some("/local/scratch".into()))));
+    for wrong in ["local", "/local/../etc", "~/scratch"] {
+        let told = with(&format!("node_scratch = {wrong:?}")).unwrap_err();
+        assert!(told.starts_with("c.toml:2: campaign.node_scratch: ") && told.contains("/local/scratch"), "{told}");
+    }
+}
+
+#[test]
 fn every_mistake_has_its_line() {
     let cases: &[(&str, &str)] = &[
         ("weigth = 2", "c.toml:5: stream.weigth: unknown key; did you mean \"weight\"?"),

@@ -162,6 +162,7 @@ fn headers(campaign: &Campaign, scan: &Scan) -> String {
         technique: stream.technique.clone(),
         recipe,
         staging: PathBuf::new(),
+        scratch: None,
         campaign: campaign.name.clone(),
         resources: Resources { workers: 1, threads: 1, task_memory: 1 << 30 },
         task_limit_s: JobContext::TASK_LIMIT_S,

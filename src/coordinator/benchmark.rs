@@ -99,7 +99,15 @@ impl Technique for Noops {
         };
         let finish = task("finish".to_owned(), TaskKind::Finish);
         let stages = (0..stages).map(stage).collect();
-        Ok(Plan { preview: None, stages, finish, items: tasks as u64, unit: "tasks".to_owned(), linked: Vec::new() })
+        Ok(Plan {
+            preview: None,
+            stages,
+            finish,
+            items: tasks as u64,
+            unit: "tasks".to_owned(),
+            linked: Vec::new(),
+            scratch: false,
+        })
     }
     fn load(&self, _: &TaskContext) -> Result<Payload, Fault> {
         Ok(Box::new(()))

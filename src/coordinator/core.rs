@@ -64,6 +64,8 @@ pub struct Limits {
     pub first_attempt: u64,
     /// When everything must have ended; nothing is started that will not.
     pub end: Option<Time>,
+    /// A folder on every node's own disk, for scratch.
+    pub scratch: Option<std::path::PathBuf>,
 }
 
 impl Default for Limits {
@@ -77,6 +79,7 @@ impl Default for Limits {
             history: 200,
             first_attempt: 1,
             end: None,
+            scratch: None,
         }
     }
 }
@@ -173,6 +176,8 @@ pub struct Core {
     /// Claims being given back so that they are not in flight beside a job that runs alone: by key, the generation and
     /// the staging.
     pub(super) returning: BTreeMap<String, (u32, std::path::PathBuf)>,
+    /// A worker went, or gets nothing more: some host may be without any.
+    pub(super) vacated: bool,
     /// Jobs with tasks that wait for their next try.
     pub(super) delays: BTreeSet<(Time, JobNo)>,
     pub(super) storage: Storage,
@@ -235,6 +240,7 @@ impl Core {
             alone: BTreeSet::new(),
             lonely: BTreeSet::new(),
             returning: BTreeMap::new(),
+            vacated: false,
             delays: BTreeSet::new(),
             stopping: false,
             storage: Storage::Fine,
@@ -260,6 +266,9 @@ impl Core {
         // A job that ended may have held up news of the same scan.
         while let Some(event) = self.replay.pop() {
             self.handle(now, event);
+        }
+        if std::mem::take(&mut self.vacated) {
+            self.leave_lost_homes(now);
         }
         self.on_time(now);
         self.claim_more(now);

@@ -94,10 +94,12 @@ impl Core {
     pub(super) fn worker_for_solo(&mut self, no: JobNo) -> Option<WorkerId> {
         let job = self.jobs.get(&no)?;
         let task = &job.tasks[*job.ready.front()?];
-        let mut avoid: BTreeSet<WorkerId> = task.avoid.iter().copied().collect();
-        if !self.workers.iter().any(|(id, w)| !avoid.contains(&id) && !w.down && !w.drained) {
-            avoid.clear();
-        }
+        let failed: BTreeSet<WorkerId> = task.avoid.iter().copied().collect();
+        let both = &failed | &self.away(no);
+        let some = |avoid: &BTreeSet<WorkerId>| {
+            self.workers.iter().any(|(id, w)| !avoid.contains(&id) && !w.down && !w.drained)
+        };
+        let avoid = [both, failed].into_iter().find(some).unwrap_or_default();
         self.workers.for_solo(&avoid)
     }
 }

@@ -335,13 +335,12 @@ fn a_plan() -> crate::technique::plan::Plan {
         items: 2,
         unit: "slices".into(),
         linked: Vec::new(),
+        scratch: false,
     }
 }
 
 /// What a pilot leaves that dies after one of two slabs.
 fn one_slab_done(rig: &Rig, disk: &Disk) -> PathBuf {
-    use crate::coordinator::event::Entry;
-    use crate::store::journal::{Group, Line, Writer};
     use crate::technique::plan::*;
     let ClaimOutcome::Won { staging, .. } = disk.claim(KEY, &rig.scan) else { panic!("not won") };
     disk.save_plan(KEY, &staging, &a_plan());
@@ -349,20 +348,27 @@ fn one_slab_done(rig: &Rig, disk: &Disk) -> PathBuf {
     std::fs::write(staging.join("parts/slab-0.a7.h5"), b"slices").unwrap();
     std::fs::write(staging.join("parts/slab-1.a8.h5"), b"half").unwrap();
     let file = OutputFile { path: "parts/slab-0.a7.h5".into(), bytes: 6, sha256: "x".into() };
-    let output = TaskOutput { files: vec![file], ..TaskOutput::default() };
-    let record =
-        TaskRecord { stage: 0, label: "slab-0".into(), kind: TaskKind::Stage, host: "h".into(), rank: 0, output };
-    let events = [
-        Entry::Arrived { job: 1, key: KEY.into(), bytes: 6 },
-        Entry::Task { job: 1, label: "slab-0".into(), attempt: 7, worker: 0, record: Some(Box::new(record)) },
-    ];
+    recorded(disk, vec![("slab-0", TaskOutput { files: vec![file], ..TaskOutput::default() })]);
+    staging
+}
+
+/// Journals finished tasks.
+fn recorded(disk: &Disk, done: Vec<(&str, crate::technique::plan::TaskOutput)>) {
+    use crate::coordinator::event::Entry;
+    use crate::store::journal::{Group, Line, Writer};
+    use crate::technique::plan::*;
+    let task = |(label, output): (&str, TaskOutput)| {
+        let record =
+            TaskRecord { stage: 0, label: label.into(), kind: TaskKind::Stage, host: "h".into(), rank: 0, output };
+        Entry::Task { job: 1, label: label.into(), attempt: 7, worker: 0, record: Some(Box::new(record)) }
+    };
+    let events = [Entry::Arrived { job: 1, key: KEY.into(), bytes: 6 }].into_iter().chain(done.into_iter().map(task));
     let mut group = Group::default();
     for (seq, event) in (1..).zip(events) {
         group.push(&Line { seq, t_ms: 0, event });
     }
     let path = disk.layout.journal(&disk.me.pilot);
     Writer::open(Arc::new(RealFs), path, 0).unwrap().append(&group).unwrap();
-    staging
 }
 
 fn beat(disk: &Disk, writers: Vec<crate::store::host::Process>) {
@@ -385,6 +391,31 @@ fn finished_parts_of_a_proven_dead_owner_are_adopted() {
     assert_eq!(std::fs::read(staging.join("parts/slab-0.a7.h5")).unwrap(), b"slices");
     assert!(!staging.join("parts/slab-1.a8.h5").exists() && !old.exists(), "what was not recorded is gone");
     assert_eq!(rig.hidden(), [staging.file_name().unwrap().to_str().unwrap()]);
+}
+
+#[test]
+fn scratch_moves_with_its_task_and_a_task_without_its_scratch_is_done_again() {
+    use crate::technique::plan::{Scratch, TaskOutput};
+    for present in [true, false] {
+        let rig = rig();
+        let dead = rig.dead();
+        beat(&dead, vec![dead.me.process()]);
+        let ClaimOutcome::Won { staging: old, .. } = dead.claim(KEY, &rig.scan) else { panic!("not won") };
+        dead.save_plan(KEY, &old, &a_plan());
+        std::fs::create_dir(old.join("scratch")).unwrap();
+        if present {
+            std::fs::write(old.join("scratch/frames.raw"), b"rows").unwrap();
+        }
+        let leaving = |path: &str, local| {
+            let scratch = Some(Scratch { path: path.into(), bytes: 4, local });
+            TaskOutput { scratch, ..TaskOutput::default() }
+        };
+        recorded(&dead, vec![("slab-0", leaving("scratch/frames.raw", false)), ("slab-1", leaving("rows.raw", true))]);
+        let ClaimOutcome::Won { staging, adopted, .. } = rig.disk.claim(KEY, &rig.scan) else { panic!("not won") };
+        let labels = adopted.map(|a| a.records.into_iter().map(|r| r.label).collect::<Vec<_>>());
+        assert_eq!(labels, present.then(|| vec!["slab-0".to_owned()]));
+        assert_eq!(staging.join("scratch/frames.raw").exists(), present);
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ use super::event::*;
 use super::job::{Phase, check_plan};
 use super::learned::Learned;
 use super::queue::Class;
+use super::workers::Worker;
 use crate::technique::plan::*;
 use crate::transport::WorkerId;
 use std::collections::BTreeSet;
@@ -65,19 +66,23 @@ impl Core {
         passed.into_iter().for_each(|no| self.place(now, no));
     }
 
-    /// The least loaded worker that the job's next task does not avoid; any, when it avoids all there are.
+    /// The least loaded worker at the job's home that its next task does not avoid, else one elsewhere; any, when it
+    /// avoids all there are.
     pub(super) fn worker_for(&mut self, no: JobNo) -> Option<WorkerId> {
         let job = self.jobs.get(&no)?;
         let task = &job.tasks[*job.ready.front()?];
         if task.solo {
             return self.worker_for_solo(no);
         }
-        if task.avoid.is_empty() {
-            return self.workers.least_loaded(&BTreeSet::new());
+        let (failed, away) = (task.avoid.iter().copied().collect::<BTreeSet<WorkerId>>(), self.away(no));
+        let both = &failed | &away;
+        // A worker at home is waited for also while its executor is replaced.
+        let waits = |w: &Worker| !w.drained && (!away.is_empty() || !w.down);
+        if self.workers.iter().any(|(id, w)| !both.contains(&id) && waits(w)) {
+            return self.workers.least_loaded(&both);
         }
-        let avoid: BTreeSet<WorkerId> = task.avoid.iter().copied().collect();
-        let elsewhere = self.workers.iter().any(|(id, w)| !avoid.contains(&id) && !w.down);
-        self.workers.least_loaded(if elsewhere { &avoid } else { const { &BTreeSet::new() } })
+        let elsewhere = self.workers.iter().any(|(id, w)| !failed.contains(&id) && !w.down && !w.drained);
+        self.workers.least_loaded(if elsewhere { &failed } else { const { &BTreeSet::new() } })
     }
 
     pub(super) fn assign(&mut self, now: Time, stream: usize, no: JobNo, worker: WorkerId) {
@@ -131,6 +136,11 @@ impl Core {
             technique: spec.technique.clone(),
             recipe: job.recipe.clone(),
             staging: job.claim.as_ref().map(|c| c.staging.clone()).unwrap_or_default(),
+            scratch: self
+                .limits
+                .scratch
+                .clone()
+                .filter(|_| job.home.is_some() && job.home == at.map(|w| w.host.clone())),
             campaign: self.campaign.clone(),
             resources: Resources {
                 workers: u32::try_from(self.workers.len()).unwrap_or(u32::MAX),
@@ -231,6 +241,9 @@ impl Core {
             Ok(plan) => plan,
             Err(why) => return self.quarantine(now, no, format!("it cannot be planned: {why}")),
         };
+        let home = self.home_for(&plan);
+        let Some(job) = self.jobs.get_mut(&no) else { return };
+        job.home = home;
         job.timeline.planned = now;
         job.epoch += 1;
         if let Some(preview) = plan.preview.clone() {

@@ -122,6 +122,7 @@ impl Core {
             }
         }
         unsure.into_iter().for_each(|no| self.start_elsewhere(now, no));
+        self.vacated = true;
     }
 
     /// A worker that is only silent may still finish the bundle, under the names that a second finish task would use:

@@ -57,6 +57,7 @@ impl Core {
                 format!("worker {worker} on {host} is suspect, but there is no other: {why}")
             } else {
                 self.workers.drain(worker);
+                self.vacated = true;
                 format!("worker {worker} on {host} is drained: {why}; look at its GPU and logs")
             };
             self.record(Entry::Alarm { message: message.clone() });

@@ -127,6 +127,8 @@ pub struct Job {
     pub preview_open: bool,
     /// What finished tasks reported.
     pub records: Vec<TaskRecord>,
+    /// The host on which its tasks run, as its scratch lies there.
+    pub home: Option<String>,
     /// Version of the context that workers need.
     pub epoch: u32,
     /// Where it stands in line, while it has something ready.
@@ -167,6 +169,7 @@ impl Job {
             open: 0,
             preview_open: false,
             records: Vec::new(),
+            home: None,
             epoch: 0,
             place: None,
             deaths: 0,

@@ -15,6 +15,7 @@ mod ends;
 pub mod event;
 mod faults;
 mod health;
+mod home;
 mod intake;
 pub mod job;
 pub mod lanes;

@@ -256,7 +256,7 @@ pub fn run(campaign: &Campaign, id: &str, joined: Joined, options: &Options) -> 
     let mut progress = Progress::new(options.terminal, settling);
     let teller = commands.clone();
     let driver = Driver {
-        core: Core::new(&campaign.name, streams, limits(options)),
+        core: Core::new(&campaign.name, streams, limits(campaign, options)),
         transport: joined.transport,
         inbox,
         disk: Box::new(pool),
@@ -325,10 +325,11 @@ fn epoch_ms(at: SystemTime) -> u64 {
     u64::try_from(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
 
-fn limits(options: &Options) -> Limits {
+fn limits(campaign: &Campaign, options: &Options) -> Limits {
     let end = options.until.map(|at| Time::from_ms(epoch_ms(at.checked_sub(BEFORE_END).unwrap_or(at))));
     // Microseconds since the epoch: no two pilots of a campaign number their tries alike.
-    Limits { end, first_attempt: epoch_ms(SystemTime::now()).saturating_mul(1000), ..Limits::default() }
+    let first_attempt = epoch_ms(SystemTime::now()).saturating_mul(1000);
+    Limits { end, first_attempt, scratch: campaign.node_scratch.clone(), ..Limits::default() }
 }
 
 impl Summary {

@@ -37,9 +37,10 @@ impl Core {
             .map(|a| (a.job, a.task, a.worker))
             .collect();
         for (job, task, running) in late {
+            let away = self.away(job);
             let fit = |id: &WorkerId| {
                 let avoid = self.jobs.get(&job).and_then(|j| j.tasks.get(task)).map(|t| t.avoid.as_slice());
-                *id != running && !avoid.unwrap_or_default().contains(id)
+                *id != running && !away.contains(id) && !avoid.unwrap_or_default().contains(id)
             };
             let Some(worker) = self.workers.idle().find(fit) else { continue };
             self.send(now, job, task, worker);

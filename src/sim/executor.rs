@@ -42,6 +42,7 @@ pub fn plan(stages: &[usize]) -> Plan {
         items: 8,
         unit: "slices".into(),
         linked: Vec::new(),
+        scratch: false,
     }
 }
 

@@ -6,6 +6,7 @@
 //! - Adopted is only what the old owner's journal records as finished (it was hashed and synced before), from a plan of
 //!   the same job and the same build, and only while each of its files still has the recorded size. The key holds input
 //!   version, technique and recipe; the plan itself is the cut.
+//! - Scratch in staging moves along; a task whose scratch is lost, or lies on a node's own disk, is done again.
 //! - Files are moved by rename, one by one. A kill in between costs what was not moved; nothing is used twice.
 //! - Every failure means that less is adopted, never that a takeover fails.
 
@@ -75,7 +76,10 @@ pub fn adopt(
         plan.preview.iter().chain(staged).map(|t| t.label.as_str()).collect();
     let mut records = Vec::new();
     for record in finished.of(key).filter(|r| labels.contains(r.label.as_str())) {
-        if record.output.files.iter().all(|f| move_file(fs, &from, staging, &f.path, f.bytes).is_ok()) {
+        // What a task left for others goes with it; on a node's own disk it ended with its pilot.
+        let scratch = record.output.scratch.as_ref();
+        let left = scratch.is_none_or(|s| !s.local && move_file(fs, &from, staging, &s.path, s.bytes).is_ok());
+        if left && record.output.files.iter().all(|f| move_file(fs, &from, staging, &f.path, f.bytes).is_ok()) {
             records.push(record.clone());
         }
     }

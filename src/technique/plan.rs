@@ -70,6 +70,8 @@ pub struct Plan {
     /// Files reached by links inside the scan's files, as they were before anything of them was read; paths absolute.
     /// They belong to the input from here on.
     pub linked: Vec<FileStamp>,
+    /// Tasks leave [`Scratch`] for later ones.
+    pub scratch: bool,
 }
 
 impl JobContext {
@@ -99,6 +101,8 @@ pub struct JobContext {
     pub recipe: String,
     /// Where this job's files go until published; absolute; exists, mode 0700. Empty for probes.
     pub staging: PathBuf,
+    /// The node's own disk, when scratch is to lie there: the job's tasks run on this node.
+    pub scratch: Option<PathBuf>,
     /// The campaign's name and its snapshot hash, for the manifest.
     pub campaign: String,
     /// Threads, memory and workers to cut for.
@@ -155,6 +159,20 @@ pub struct TaskOutput {
     pub timings: Timings,
     /// From `Plan` and `Decide` tasks.
     pub plan: Option<Plan>,
+    /// What it left for later tasks of its job; no file of the bundle, and nobody's only copy.
+    #[serde(default)]
+    pub scratch: Option<Scratch>,
+}
+
+/// A file for later tasks of the same job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scratch {
+    /// Relative to staging, or to the job's folder on the node.
+    pub path: String,
+    /// Bytes.
+    pub bytes: u64,
+    /// It lies on the node that ran the task, and ends with the pilot.
+    pub local: bool,
 }
 
 impl TaskOutput {

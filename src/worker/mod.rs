@@ -6,6 +6,7 @@ pub mod executor;
 pub mod hosted;
 pub mod keeper;
 mod ledger;
+pub mod node_scratch;
 pub mod panics;
 mod phases;
 pub mod served;

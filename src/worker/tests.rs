@@ -71,7 +71,15 @@ impl Technique for Fake {
         self.phase(
             ctx,
             "plan",
-            Plan { preview: None, stages: vec![], finish, items: 3, unit: "slices".into(), linked: Vec::new() },
+            Plan {
+                preview: None,
+                stages: vec![],
+                finish,
+                items: 3,
+                unit: "slices".into(),
+                linked: Vec::new(),
+                scratch: false,
+            },
         )
     }
     fn load(&self, ctx: &TaskContext) -> Result<Payload, Fault> {
@@ -147,6 +155,7 @@ impl Rig {
             technique: "fake".into(),
             recipe: "{}".into(),
             staging: PathBuf::new(),
+            scratch: None,
             campaign: "c".into(),
             resources: technique::Resources { workers: 1, threads: 1, task_memory: 1 },
             task_limit_s: JobContext::TASK_LIMIT_S,

@@ -7,6 +7,7 @@ use crate::coordinator::queue::Order;
 use crate::technique::plan::*;
 use crate::transport::WorkerId;
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 
 pub fn stream(name: &str) -> StreamSpec {
     StreamSpec {
@@ -52,6 +53,7 @@ pub fn plan(stages: &[usize]) -> Plan {
         items: 8,
         unit: "slices".into(),
         linked: Vec::new(),
+        scratch: false,
     }
 }
 
@@ -68,6 +70,8 @@ pub struct Bench {
     pub released: usize,
     pub told: Vec<(String, Verdict)>,
     pub alarms: Vec<String>,
+    /// Where the last context of a job told a worker to leave scratch.
+    pub scratch: BTreeMap<(WorkerId, JobNo), Option<PathBuf>>,
     pub finished: bool,
     /// Answer claims, publications and quarantine orders at once with success.
     pub instant_disk: bool,
@@ -86,6 +90,7 @@ impl Bench {
             released: 0,
             told: Vec::new(),
             alarms: Vec::new(),
+            scratch: BTreeMap::new(),
             finished: false,
             instant_disk: true,
         }
@@ -103,9 +108,13 @@ impl Bench {
     }
 
     pub fn join(&mut self, w: u32) {
+        self.join_at(w, "node");
+    }
+
+    pub fn join_at(&mut self, w: u32, host: &str) {
         // A fresh executor holds nothing of the last one.
         self.assigned.retain(|a| a.0 != WorkerId(w));
-        self.step(Event::WorkerJoined { worker: WorkerId(w), host: "node".into(), threads: 1, task_memory: 1 << 30 });
+        self.step(Event::WorkerJoined { worker: WorkerId(w), host: host.into(), threads: 1, task_memory: 1 << 30 });
     }
 
     pub fn pass_s(&mut self, seconds: f64) {
@@ -156,7 +165,10 @@ impl Bench {
                 assert!(!self.finished, "finished twice");
                 self.finished = true;
             }
-            Action::SavePlan { .. } | Action::Record { .. } | Action::Context { .. } | Action::Forget { .. } => {}
+            Action::Context { worker, context } => {
+                _ = self.scratch.insert((worker, JobNo(context.job)), context.scratch)
+            }
+            Action::SavePlan { .. } | Action::Record { .. } | Action::Forget { .. } => {}
             other => self.actions.push_back(other),
         }
     }
@@ -168,14 +180,15 @@ impl Bench {
 
     /// Answers assignment `index` with success.
     pub fn succeed(&mut self, index: usize) -> TaskSpec {
-        let (worker, attempt, _, task) = self.assigned.remove(index);
+        let (worker, attempt, job, task) = self.assigned.remove(index);
         let plan = (task.kind == TaskKind::Plan).then(|| self.plan.clone());
         let timings = Timings { compute_s: 1.0, ..Timings::default() };
-        self.step(Event::TaskEnded {
-            worker,
-            attempt,
-            result: Ok(TaskOutput { plan, timings, ..TaskOutput::default() }),
-        });
+        // Where the plan says so, tasks of the first stage leave scratch where they were told to.
+        let leaves = self.plan.scratch && task.label.starts_with("s0-");
+        let local = self.scratch.get(&(worker, job)).is_some_and(Option::is_some);
+        let scratch = leaves.then(|| Scratch { path: task.label.clone(), bytes: 1, local });
+        let output = TaskOutput { plan, timings, scratch, ..TaskOutput::default() };
+        self.step(Event::TaskEnded { worker, attempt, result: Ok(output) });
         task
     }
 

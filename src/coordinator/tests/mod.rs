@@ -2,6 +2,7 @@
 
 mod bench;
 mod deaths;
+mod home;
 mod random;
 mod requests;
 mod scenarios;

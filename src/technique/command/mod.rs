@@ -150,6 +150,7 @@ impl Technique for Command {
             items: tasks.len() as u64,
             unit: recipe.unit,
             linked: Vec::new(),
+            scratch: false,
             stages: vec![Stage { name: name.to_owned(), tasks, decide: None }],
             finish: Work::Finish.spec("finish", TaskKind::Finish, 1.0, 0)?,
         })
@@ -189,6 +190,6 @@ impl Technique for Command {
             (files, carry) = assemble::bundle(ctx, finished.map(|folder| (folder, files)))?;
         }
         let timings = Timings { read_s: 0.0, compute_s, write_s: begin.elapsed().as_secs_f64() };
-        Ok(TaskOutput { files, carry, timings, plan: None })
+        Ok(TaskOutput { files, carry, timings, ..TaskOutput::default() })
     }
 }

@@ -37,6 +37,7 @@ impl Bench {
             technique: "command".into(),
             recipe,
             staging: at("staging"),
+            scratch: None,
             campaign: "c".into(),
             resources: Resources { workers: 2, threads: 3, task_memory: 1 << 30 },
             carry: Vec::new(),

@@ -117,6 +117,7 @@ pub(crate) fn plan(point: &Point, recipe: &Recipe, resources: &Resources) -> Res
         items: point.row_range.len() as u64,
         unit: "rows".into(),
         linked: Vec::new(),
+        scratch: false,
     })
 }
 

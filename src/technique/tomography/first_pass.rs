@@ -63,10 +63,14 @@ fn binned(frames: ArrayView3<'_, f32>, rows_each: usize, bin: usize) -> Array3<f
     let (count, rows, columns) = frames.dim();
     let mut out = Array3::zeros((count, (rows / rows_each).max(1), (columns / bin).max(1)));
     out.axis_iter_mut(Axis(0)).into_par_iter().zip(frames.axis_iter(Axis(0))).for_each(|(mut out, frame)| {
-        for ((r, c), value) in out.indexed_iter_mut() {
-            let block =
-                frame.slice(s![r * rows_each..((r + 1) * rows_each).min(rows), c * bin..((c + 1) * bin).min(columns)]);
-            *value = block.sum() / block.len().max(1) as f32;
+        let mut sums = vec![0f32; columns];
+        for (r, mut line) in out.outer_iter_mut().enumerate() {
+            let block = frame.slice(s![r * rows_each..((r + 1) * rows_each).min(rows), ..]);
+            sums.fill(0.0);
+            block.outer_iter().for_each(|row| sums.iter_mut().zip(row).for_each(|(sum, &v)| *sum += v));
+            for (value, group) in line.iter_mut().zip(sums.chunks(bin)) {
+                *value = group.iter().sum::<f32>() / (block.nrows() * group.len()) as f32;
+            }
         }
     });
     out

@@ -15,7 +15,8 @@
 //! Contract
 //! - The result is that of reading rows directly, bit for bit but for half precision and for phase retrieval, whose margins leave
 //!   an error there.
-//! - Scratch lies in staging and may be lost: a task that misses some makes it again from the scan, for itself.
+//! - Scratch lies in staging, or on the disk of the node on which all tasks of the scan run, and may be lost: a task that
+//!   misses some makes it again from the scan, for itself.
 //! - Memory: a block of frames at a time, at most [`BLOCK_BYTES`] or half a task's memory; decoding a chunk that is larger
 //!   than that alone keeps to rows.
 //! - [`FramesNote::decoded`] counts chunks; their sum over a job, preview and repetitions aside, is the scan's number of chunks.
@@ -31,10 +32,14 @@ use super::recipe::{Precision, Recipe};
 use crate::formats::FrameList;
 use crate::formats::scratch::{self, Found, Kept, Shape};
 use crate::formats::stack::Sample;
-use crate::technique::{Fault, Resources, Stage, TaskContext, TaskKind, TaskOutput, TaskRecord, TaskSpec, Timings};
-use ndarray::{Array3, ArrayView2, Axis, s};
+use crate::technique::{
+    Fault, Resources, Scratch, Stage, TaskContext, TaskKind, TaskOutput, TaskRecord, TaskSpec, Timings,
+};
+use crate::worker::node_scratch;
+use ndarray::{Array3, ArrayView2, ArrayView3, ArrayViewMut3, Axis, s};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
+use std::path::PathBuf;
 use std::time::Instant;
 
 /// Frames decoded together, as f32.
@@ -44,6 +49,8 @@ const BLOCK_BYTES: usize = 256 << 20;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct FlatsNote {
     pub file: String,
+    /// On the node that wrote it, not in staging.
+    pub local: bool,
     pub shape: Shape,
     /// The first frame is the dark.
     pub dark: bool,
@@ -59,6 +66,8 @@ pub(crate) struct FlatsNote {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct FramesNote {
     pub file: String,
+    /// On the node that wrote it, not in staging.
+    pub local: bool,
     pub shape: Shape,
     /// First projection, and the one behind the last.
     pub projections: (usize, usize),
@@ -262,9 +271,7 @@ pub(crate) fn compute(mut staged: Staged, recipe: &Recipe) -> Result<Staged, Fau
 /// Writes scratch.
 pub(crate) fn store(ctx: &TaskContext, staged: Staged, timings: Timings) -> Result<TaskOutput, Fault> {
     let start = Instant::now();
-    let staging = &ctx.job.staging;
-    let file = format!("scratch/{}.a{}.raw", ctx.task.label, ctx.attempt);
-    let carry = match staged {
+    let (carry, left) = match staged {
         Staged::Flats(Means { dark, flats, decoded, quanta }) => {
             let quanta = quanta.filter(|n| n.is_finite());
             let views: Vec<ArrayView2<'_, f32>> =
@@ -275,26 +282,80 @@ pub(crate) fn store(ctx: &TaskContext, staged: Staged, timings: Timings) -> Resu
             } else {
                 ndarray::stack(Axis(0), &views).map_err(|e| Fault::Task(format!("flats and darks: {e}")))?
             };
-            let shape = scratch::write(staging, &file, stack.view(), Kept::F32)?;
+            let (Scratch { path: file, bytes, local }, shape) = leave(ctx, stack.view(), Kept::F32)?;
             let at = flats.iter().map(|f| f.at).collect();
-            super::tasks::to_json(&FlatsNote { file, shape, dark: dark.is_some(), at, decoded, quanta })?
+            let note = FlatsNote { file: file.clone(), local, shape, dark: dark.is_some(), at, decoded, quanta };
+            (super::tasks::to_json(&note)?, Scratch { path: file, bytes, local })
         }
         Staged::Frames(block) => {
             let transmission = block.means.is_some();
-            let shape = scratch::write(staging, &file, block.data.view(), block.kept)?;
-            super::tasks::to_json(&FramesNote {
-                file,
+            let (left, shape) = leave(ctx, block.data.view(), block.kept)?;
+            let carry = super::tasks::to_json(&FramesNote {
+                file: left.path.clone(),
+                local: left.local,
                 shape,
                 projections: (block.projections.start, block.projections.end),
                 transmission,
                 repaired: block.repaired,
                 decoded: block.decoded,
-            })?
+            })?;
+            (carry, left)
         }
     };
     let timings = Timings { write_s: start.elapsed().as_secs_f64(), ..timings };
     // Scratch is no file of the job's: nothing that is recorded may depend on it.
-    Ok(TaskOutput { carry, timings, ..TaskOutput::default() })
+    Ok(TaskOutput { carry, timings, scratch: Some(left), ..TaskOutput::default() })
+}
+
+/// Writes scratch on the node's own disk, where it is to lie there and can, else in staging.
+fn leave(ctx: &TaskContext, frames: ArrayView3<'_, f32>, kept: Kept) -> Result<(Scratch, Shape), Fault> {
+    let name = format!("{}.a{}.raw", ctx.task.label, ctx.attempt);
+    let (count, rows, columns) = frames.dim();
+    let bytes = Shape { frames: count, rows, columns, kept }.file_bytes();
+    if let Some(base) = &ctx.job.scratch {
+        let written = match node_scratch::folder(base, &ctx.job.key) {
+            Ok(folder) if node_scratch::has_room(&folder, bytes) => {
+                scratch::write(&folder, &name, frames, kept).map_err(|e| e.to_string())
+            }
+            Ok(folder) => Err(format!("{}: no room for {bytes} bytes", folder.display())),
+            Err(e) => Err(e.to_string()),
+        };
+        match written {
+            Ok(shape) => return Ok((Scratch { path: name, bytes, local: true }, shape)),
+            Err(why) => tracing::warn!(why, "scratch goes to the output's filesystem, not to the node's"),
+        }
+    }
+    let path = format!("scratch/{name}");
+    let shape = scratch::write(&ctx.job.staging, &path, frames, kept)?;
+    Ok((Scratch { path, bytes, local: false }, shape))
+}
+
+/// Where scratch lies for this task; on another node than its own it does not.
+fn place(ctx: &TaskContext, file: &str, local: bool) -> Option<PathBuf> {
+    if !local {
+        return Some(ctx.staged(file));
+    }
+    let base = ctx.job.scratch.as_ref()?;
+    // The lock comes with the folder: nobody sweeps what is read.
+    node_scratch::folder(base, &ctx.job.key).ok().map(|folder| folder.join(file))
+}
+
+/// Reads scratch, wherever it lies.
+fn fetch(
+    ctx: &TaskContext,
+    (file, local, shape): (&str, bool, Shape),
+    rows: &Range<usize>,
+    out: ArrayViewMut3<'_, f32>,
+) -> Result<Found, Fault> {
+    let Some(path) = place(ctx, file, local) else { return Ok(Found::Lost) };
+    match scratch::read(&path, shape, rows, out) {
+        // A node's own disk that fails is no reason to stop everything.
+        Err(Fault::Storage(why)) if local => {
+            tracing::warn!(why, "node scratch cannot be read");
+            Ok(Found::Lost)
+        }
+        other => other,
+    }
 }
 
 fn note<T: for<'a> Deserialize<'a>>(record: &TaskRecord) -> Result<T, Fault> {
@@ -321,7 +382,7 @@ pub(crate) fn flats_note(carry: &[TaskRecord]) -> Result<Option<FlatsNote>, Faul
 /// Rows of the kept means: darks and flats as stacks of one frame each, or whole frames made again when they are lost.
 fn kept_rows(ctx: &TaskContext, note: &FlatsNote, rows: &Range<usize>) -> Result<Option<Array3<f32>>, Fault> {
     let mut out = Array3::zeros((note.shape.frames, rows.len(), note.shape.columns));
-    Ok(match scratch::read(&ctx.staged(&note.file), note.shape, rows, out.view_mut())? {
+    Ok(match fetch(ctx, (&note.file, note.local, note.shape), rows, out.view_mut())? {
         Found::Whole => Some(out),
         Found::Lost => None,
     })
@@ -357,7 +418,7 @@ pub(crate) fn rows(
     for note in &notes {
         let (first, last) = note.projections;
         let mut out = data.slice_mut(s![first..last, .., ..]);
-        if scratch::read(&ctx.staged(&note.file), note.shape, rows, out.view_mut())? == Found::Whole {
+        if fetch(ctx, (&note.file, note.local, note.shape), rows, out.view_mut())? == Found::Whole {
             continue;
         }
         tracing::warn!(file = note.file, "scratch is lost and made again from the scan");

@@ -100,6 +100,7 @@ impl Job {
             technique: "tomography".into(),
             recipe,
             staging: staging.to_owned(),
+            scratch: None,
             campaign: String::new(),
             resources: Resources { workers: 1, threads: 2, task_memory },
             carry: Vec::new(),
@@ -115,6 +116,7 @@ impl Job {
                 items: 0,
                 unit: String::new(),
                 linked: Vec::new(),
+                scratch: false,
             },
         };
         job.plan = Tomography.plan(&job.task(noop())).unwrap();
@@ -190,6 +192,43 @@ fn lost_scratch_is_made_again() {
         }
         assert_eq!(volumes[0], volumes[1], "{recipe}");
     }
+}
+
+#[test]
+fn scratch_on_the_node_is_used_and_missed_without_harm() {
+    let dir = tempfile::tempdir().unwrap();
+    let packed = scan(dir.path(), true);
+    // On the node; on a node without that disk; and a reader on another node than the writer.
+    let mut volumes = Vec::new();
+    for (n, (there, moved)) in [(true, false), (false, false), (true, true)].into_iter().enumerate() {
+        let node = dir.path().join(format!("node-{n}"));
+        if there {
+            std::fs::create_dir(&node).unwrap();
+        }
+        let staging = dir.path().join(format!("staging-{n}"));
+        let mut job = Job::new(&staging, &packed, RECIPES[1], 1 << 30);
+        assert!(job.plan.scratch);
+        job.context.scratch = Some(node.clone());
+        job.context.key = format!("key-{n}");
+        job.stage("flats");
+        job.stage("frames");
+        let local = job.context.carry.iter().filter_map(|r| r.output.scratch.as_ref()).all(|s| s.local);
+        assert_eq!((local, staging.join("scratch").exists()), (there, !there));
+        if moved {
+            job.context.scratch = None;
+        }
+        job.stage("prepare");
+        job.stage("slabs");
+        assert_eq!(finish::decoded(&job.context.carry).unwrap() == 48, !moved);
+        let finish = job.plan.finish.clone();
+        job.run(9, finish);
+        volumes.push(read(&staging.join("recon.h5")));
+        crate::worker::node_scratch::release(&node, &job.context.key);
+        let left =
+            std::fs::read_dir(&node).ok().into_iter().flatten().flatten().flat_map(|e| std::fs::read_dir(e.path()));
+        assert_eq!(left.flatten().count(), 0);
+    }
+    assert!(volumes[0] == volumes[1] && volumes[0] == volumes[2]);
 }
 
 #[test]

@@ -169,6 +169,7 @@ pub(crate) fn plan(opened: &Opened, scan: &Scan, recipe: &Recipe, resources: &Re
     // Margins that outweigh the rows are better filtered once, as whole frames.
     let whole = opened.optics.is_some() && direct.as_ref().and_then(|s| s.first()).is_none_or(|s| s.len() < margins);
     let before = frames::stages(opened, direct.as_deref().unwrap_or(&[]), whole, resources)?;
+    let scratch = before.is_some();
     let widest = compute::written(recipe, edge);
     let shape = [rows, slice[0], slice[1]];
     let after = outputs::stage(recipe, shape, widest, opened.pixel_size_cm, resources)?;
@@ -217,6 +218,7 @@ pub(crate) fn plan(opened: &Opened, scan: &Scan, recipe: &Recipe, resources: &Re
         items: rows as u64,
         unit: "slices".into(),
         linked: load::linked(opened, scan),
+        scratch,
     })
 }
 

@@ -104,6 +104,7 @@ pub fn reconstruct(
         technique: technique.name().to_owned(),
         recipe,
         staging: staging.path.clone(),
+        scratch: None,
         campaign: String::new(),
         resources: options.resources.unwrap_or_else(resources),
         task_limit_s: JobContext::TASK_LIMIT_S,
