@@ -4,8 +4,8 @@
 //! - Nothing here is the only copy of anything, and nothing of it outlives the pilot: a reader that does not find its file
 //!   makes the content again.
 //! - Every executor that uses a job's folder holds a shared lock on it (`flock`) until it forgets the job or ends, however it
-//!   ends. Who can lock a folder alone may remove it: so the last executor that forgets a job does, and whoever uses node
-//!   scratch first looks for what dead pilots left ([`UNUSED`]).
+//!   ends. Who can lock a folder alone may remove it: so the last executor that forgets a job does, and who begins to use a
+//!   folder looks for what dead pilots left ([`UNUSED`]).
 //! - `base` is writable by others. The folder below it must be ours and closed to them, or it is not used; links are not
 //!   followed.
 //! - No error is a fault: without room, rights or locks the caller writes to shared scratch instead.
@@ -17,7 +17,7 @@ use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// A folder that nobody locks may belong to an executor that is being replaced: it is left for so long.
@@ -57,8 +57,7 @@ pub fn folder(base: &Path, key: &str) -> io::Result<PathBuf> {
     let lock = lock(&path)?;
     held.insert(path.clone(), lock);
     drop(held);
-    static SWEPT: Once = Once::new();
-    SWEPT.call_once(|| sweep(&root, UNUSED));
+    sweep(&root, UNUSED);
     Ok(path)
 }
 

@@ -162,18 +162,53 @@ pub(crate) fn plain(input: &[u8], element: usize, out: &mut [u8]) {
     }
 }
 
+/// What a processor un-shuffles with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Means {
+    Portable,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Gfni,
+}
+
+impl Means {
+    /// The fastest that this processor has first.
+    fn all() -> impl Iterator<Item = Self> {
+        #[cfg(target_arch = "x86_64")]
+        let wide = {
+            let avx2 = is_x86_feature_detected!("avx2");
+            let gfni = avx2 && is_x86_feature_detected!("gfni");
+            [gfni.then_some(Self::Gfni), avx2.then_some(Self::Avx2)]
+        };
+        #[cfg(not(target_arch = "x86_64"))]
+        let wide: [Option<Self>; 0] = [];
+        wide.into_iter().flatten().chain([Self::Portable])
+    }
+}
+
 /// Un-shuffles one block; `input` and `out` hold the same whole number of eights. `planes` is any buffer.
 pub(crate) fn unshuffle(input: &[u8], element: usize, out: &mut [u8], planes: &mut Vec<u8>) {
+    unshuffle_by(Means::all().next().unwrap_or(Means::Portable), input, element, out, planes);
+}
+
+fn unshuffle_by(means: Means, input: &[u8], element: usize, out: &mut [u8], planes: &mut Vec<u8>) {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx2")]
         fn wide(input: &[u8], element: usize, out: &mut [u8], planes: &mut [u8]) {
             blocked(input, element, out, planes);
         }
-        if is_x86_feature_detected!("avx2") {
+        if means != Means::Portable {
             if element == 2 {
-                // SAFETY: the processor has AVX2.
-                let done = unsafe { super::avx2::unshuffle_u16(input, out) };
+                // SAFETY: the processor has what `means` says.
+                let done = unsafe {
+                    if means == Means::Gfni {
+                        super::gfni::unshuffle_u16(input, out)
+                    } else {
+                        super::avx2::unshuffle_u16(input, out)
+                    }
+                };
                 rest_u16(input, out, done);
             } else {
                 planes.resize(out.len(), 0);
@@ -183,6 +218,7 @@ pub(crate) fn unshuffle(input: &[u8], element: usize, out: &mut [u8], planes: &m
             return;
         }
     }
+    debug_assert_eq!(means, Means::Portable);
     planes.resize(out.len(), 0);
     blocked(input, element, out, planes);
 }
@@ -318,10 +354,13 @@ mod tests {
             let input: Vec<u8> = (0..element * eights * EIGHT)
                 .map(|_| { state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1); (state >> 56) as u8 })
                 .collect();
-            let (mut fast, mut slow) = (vec![0; input.len()], vec![1; input.len()]);
-            unshuffle(&input, element, &mut fast, &mut Vec::new());
+            let mut slow = vec![1; input.len()];
             plain(&input, element, &mut slow);
-            prop_assert_eq!(fast, slow);
+            for means in Means::all() {
+                let mut fast = vec![0; input.len()];
+                unshuffle_by(means, &input, element, &mut fast, &mut Vec::new());
+                prop_assert!(fast == slow, "{means:?}");
+            }
         }
     }
 }

@@ -98,20 +98,6 @@ pub(crate) fn deflate(input: &[u8], out: &mut [u8]) -> Result<(), String> {
 /// HDF5's shuffle: all first bytes, all second bytes, …; what is no whole element stands at the end. The chunk is handed on
 /// from `at` on, in pieces that fit the innermost cache.
 pub(crate) fn unshuffle(input: &[u8], element: usize, at: usize, buffer: &mut Vec<u8>, out: &mut dyn Pieces) {
-    fn each<const E: usize>(planes: [&[u8]; E], out: &mut [u8]) {
-        let out = out.as_chunks_mut::<E>().0;
-        // One length for all, so that the bounds are checked once.
-        let planes = planes.map(|p| &p[..out.len().min(p.len())]);
-        for (i, o) in out.iter_mut().enumerate() {
-            *o = std::array::from_fn(|b| planes[b][i]);
-        }
-    }
-    fn some<const E: usize>(input: &[u8], first: usize, out: &mut [u8]) {
-        let mut planes = [&[][..]; E];
-        let whole = input.chunks_exact((input.len() / E).max(1));
-        planes.iter_mut().zip(whole).for_each(|(p, plane)| *p = plane.get(first..).unwrap_or(&[]));
-        each(planes, out);
-    }
     const STRIP: usize = 8192;
     let whole = input.len() / element.max(1) * element;
     let (planes, rest) = input.split_at(whole);
@@ -123,11 +109,14 @@ pub(crate) fn unshuffle(input: &[u8], element: usize, at: usize, buffer: &mut Ve
                 continue;
             }
             let Some(buffer) = buffer.get_mut(..length) else { return };
-            match element {
-                2 => some::<2>(planes, start / 2, buffer),
-                4 => some::<4>(planes, start / 4, buffer),
-                _ => some::<8>(planes, start / 8, buffer),
+            #[cfg(target_arch = "x86_64")]
+            if is_x86_feature_detected!("avx2") {
+                // SAFETY: the processor has AVX2.
+                unsafe { interleave_wide(planes, element, start / element, buffer) };
+                out.put(at + start, buffer);
+                continue;
             }
+            interleave(planes, element, start / element, buffer);
             out.put(at + start, buffer);
         }
     } else {
@@ -135,6 +124,34 @@ pub(crate) fn unshuffle(input: &[u8], element: usize, at: usize, buffer: &mut Ve
     }
     if !rest.is_empty() {
         out.put(at + whole, rest);
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn interleave_wide(planes: &[u8], element: usize, first: usize, out: &mut [u8]) {
+    interleave(planes, element, first, out);
+}
+
+/// Elements from `first` on, of 2, 4 or 8 bytes.
+#[inline(always)]
+fn interleave(planes: &[u8], element: usize, first: usize, out: &mut [u8]) {
+    #[inline(always)]
+    fn each<const E: usize>(input: &[u8], first: usize, out: &mut [u8]) {
+        let mut planes = [&[][..]; E];
+        let all = input.chunks_exact((input.len() / E).max(1));
+        planes.iter_mut().zip(all).for_each(|(p, plane)| *p = plane.get(first..).unwrap_or(&[]));
+        let out = out.as_chunks_mut::<E>().0;
+        // One length for all, so that the bounds are checked once.
+        let planes = planes.map(|p| &p[..out.len().min(p.len())]);
+        for (i, o) in out.iter_mut().enumerate() {
+            *o = std::array::from_fn(|b| planes[b][i]);
+        }
+    }
+    match element {
+        2 => each::<2>(planes, first, out),
+        4 => each::<4>(planes, first, out),
+        _ => each::<8>(planes, first, out),
     }
 }
 

@@ -19,6 +19,8 @@ mod avx2;
 pub(crate) mod bitshuffle;
 mod blosc;
 pub(crate) mod codecs;
+#[cfg(target_arch = "x86_64")]
+mod gfni;
 pub(crate) mod index;
 mod lz4;
 pub(crate) mod pipeline;

@@ -1,7 +1,9 @@
 //! Chunks against what they were made of, against the library, against streams of the registered plugins, and damaged.
 
 use super::pipeline::{Pipeline, Scratch};
+use super::sink::{Pieces, Sink, Target};
 use super::{bitshuffle, codecs};
+use crate::formats::stack::Sample;
 use crate::formats::{self, TomoSource};
 use crate::technique::Fault;
 use hdf5::filters::Filter;
@@ -123,6 +125,89 @@ fn streams_of_the_registered_plugins_are_decoded() {
     assert_eq!(out, raw);
 }
 
+/// Counts as a detector has them: a smooth part and noise; longer than any block or strip.
+fn noisy(bytes: usize) -> Vec<u8> {
+    let mut state = 1u64;
+    let mut next = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as u16
+    };
+    (0..bytes / 2).flat_map(|i| (3000 + (i / 300 % 40) as u16 * 20 + next() % 64).to_le_bytes()).collect()
+}
+
+#[test]
+fn chunks_of_many_blocks_come_back_whole() {
+    for bytes in [16, 40_000, 8192 * 5, 700_002] {
+        let data = noisy(bytes);
+        for id in [32004, 32008, 32015] {
+            let got = decoded(&[Filter::User(id, values(id))], &packed(id, &data), bytes).unwrap();
+            assert!(got == data, "{id} {bytes}");
+        }
+        for codec in [c"lz4", c"zstd", c"blosclz", c"zlib"] {
+            for shuffle in [0, 1, 2] {
+                let got = decoded(&[Filter::User(32001, vec![])], &blosc(&data, shuffle, codec), bytes).unwrap();
+                assert!(got == data, "{codec:?} {shuffle} {bytes}");
+            }
+        }
+        for element in [1, 2, 4, 8] {
+            let whole = bytes / element * element;
+            let mut shuffled = data.clone();
+            for i in 0..whole {
+                shuffled[i % element * (whole / element) + i / element] = data[i];
+            }
+            let mut got = Vec::new();
+            codecs::unshuffle(&shuffled, element, 0, &mut Vec::new(), &mut got);
+            assert!(got == data, "shuffle {element} {bytes}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    /// Pieces of any size, whatever is wanted of the chunk: each pixel lands in its place, nothing else is touched.
+    #[test]
+    fn pieces_become_pixels_in_their_places(
+        shape in [1usize..4, 1usize..6, 1usize..7], cut in 0usize..6, list in proptest::collection::vec(0usize..4, 1..6),
+        (first, count) in (0usize..6, 1usize..6), (before, left) in (0usize..3, 0usize..4), piece in 1usize..50,
+    ) {
+        let [depth, height, width] = shape;
+        let (columns, first) = (width - cut.min(width - 1), first.min(height - 1));
+        let rows = first..(first + count).min(height);
+        let mut frames: Vec<(usize, usize)> = list.iter().enumerate().map(|(p, f)| (f % depth, p)).collect();
+        frames.sort_unstable();
+        let extent = (before + rows.len() + 1, left + columns);
+        let mut out = vec![-1f32; list.len() * extent.0 * extent.1];
+        let values: Vec<u16> = (0..depth * height * width).map(|i| 1000 + i as u16).collect();
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let mut sink = Sink {
+            shape,
+            sample: Sample::U16,
+            frames: &frames,
+            rows: rows.clone(),
+            skip: before,
+            columns,
+            left,
+            extent,
+            target: Target::of(&mut out),
+            wide: piece % 2 == 0,
+        };
+        for (n, part) in bytes.chunks(2 * piece).enumerate() {
+            let at = n * 2 * piece;
+            if sink.wants(at..at + part.len()) {
+                sink.put(at, part);
+            }
+        }
+        crate::formats::convert::settle();
+        for (place, got) in ndarray::indices((list.len(), extent.0, extent.1)).into_iter().zip(&out) {
+            let row = (place.1 + rows.start).wrapping_sub(before);
+            let inside = rows.contains(&row) && place.1 >= before && place.2 >= left;
+            let index = (list[place.0] % depth * height + row.wrapping_mul(usize::from(inside))) * width;
+            let want = if inside { f32::from(values[index + place.2 - left]) } else { -1.0 };
+            prop_assert_eq!(*got, want, "{:?}", place);
+        }
+    }
+}
+
 #[test]
 fn what_is_not_known_here_is_left_to_the_library() {
     assert!(Pipeline::of(&[Filter::NBit], 2).is_none());
@@ -194,28 +279,31 @@ fn packed(id: i32, data: &[u8]) -> Vec<u8> {
             out.extend(&data[whole..]);
             out
         }
-        32001 => {
-            let mut out = vec![0; data.len() + 16];
-            // SAFETY: pointers and lengths are those of the buffers; the name ends in NUL.
-            let got = unsafe {
-                blosc_src::blosc_compress_ctx(
-                    5,
-                    1,
-                    2,
-                    data.len(),
-                    data.as_ptr().cast(),
-                    out.as_mut_ptr().cast(),
-                    out.len(),
-                    c"lz4".as_ptr(),
-                    0,
-                    1,
-                )
-            };
-            out.truncate(usize::try_from(got).unwrap());
-            out
-        }
+        32001 => blosc(data, 1, c"lz4"),
         _ => zstd(data),
     }
+}
+
+/// Blosc of u16; `shuffle`: 0 none, 1 bytes, 2 bits.
+fn blosc(data: &[u8], shuffle: i32, codec: &std::ffi::CStr) -> Vec<u8> {
+    let mut out = vec![0; data.len() + 16];
+    // SAFETY: pointers and lengths are those of the buffers; the name ends in NUL.
+    let got = unsafe {
+        blosc_src::blosc_compress_ctx(
+            5,
+            shuffle,
+            2,
+            data.len(),
+            data.as_ptr().cast(),
+            out.as_mut_ptr().cast(),
+            out.len(),
+            codec.as_ptr(),
+            0,
+            1,
+        )
+    };
+    out.truncate(usize::try_from(got).unwrap());
+    out
 }
 
 /// Bitshuffle of u16, forwards, by the definition.
