@@ -138,6 +138,7 @@ fn scan(file: &Path, recipe: &str, threads: usize) -> Measured {
         technique: "tomography".into(),
         recipe,
         staging: out.path().to_owned(),
+        scratch: None,
         campaign: "bench".into(),
         resources: Resources { workers: 1, threads: threads as u32, task_memory },
         task_limit_s: JobContext::TASK_LIMIT_S,
