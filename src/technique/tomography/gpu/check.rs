@@ -5,6 +5,7 @@
 
 use super::Setup;
 pub use super::check_chains::chains;
+pub use super::check_frames::plain_frames;
 use super::constants::{Constants, put};
 use super::memory::Needs;
 use super::steps::Chunk;

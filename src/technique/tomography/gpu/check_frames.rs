@@ -1,11 +1,11 @@
 //! Paganin's filter, and the way from counts to transmission frame by frame, against their references on the CPU.
 
-use super::check::{Checked, Rig, Size, differing, relative};
+use super::check::{Checked, Finding, Rig, Size, differing, relative};
 use super::constants::put;
 use super::frame_steps::{self, Batch};
 use super::frames::{self, Framed};
 use super::steps::Queue;
-use crate::device::DeviceError;
+use crate::device::{DeviceError, Gpu};
 use crate::technique::tomography::chain::{self, Steps};
 use crate::technique::tomography::error::TomographyError;
 use crate::technique::tomography::normalize::Flat;
@@ -16,6 +16,29 @@ use rand::Rng;
 
 /// A filter that reaches 6.5 pixels.
 pub(super) const OPTICS: Optics = Optics { energy_kev: 25.0, distance_mm: 60.0, pixel_size_um: 1.3, delta_beta: 300.0 };
+
+/// Phases of twelve frames `rows × columns`, as many at a time as fit the device: whether it took them, and how far they are
+/// from the CPU's, or, if it did not, how many values it touched.
+///
+/// # Errors
+/// The device fails.
+pub fn plain_frames(gpu: &Gpu, rows: usize, columns: usize) -> Result<(bool, Finding), DeviceError> {
+    gpu.bind()?;
+    let count = 12;
+    let data = Array3::from_shape_fn((count, rows, columns), |(f, y, x)| 1.0 + ((f * 5 + y * 3 + x) % 7) as f32);
+    let (dark, flats) =
+        (Array2::zeros((rows, columns)), [Flat { at: 0.0, mean: Array2::from_elem((rows, columns), 8.0) }]);
+    let (optics, at) = (Some(OPTICS), "check");
+    let steps = Steps { dark: dark.view(), flats: &flats, first: 0, zinger: None, optics, floating: false, at };
+    let failed = |e: crate::technique::Fault| DeviceError::Unsupported(e.to_string());
+    let (mut got, mut want) = (data.clone(), data.clone());
+    if let Framed::Declined(why) = frames::transmission(gpu, &mut got, &steps).map_err(failed)? {
+        let touched = got.iter().zip(&data).filter(|(a, b)| a != b).count();
+        return Ok((false, Finding { what: format!("values touched ({why})"), error: touched as f64, allowed: 0.0 }));
+    }
+    chain::transmission(&mut want, &steps).map_err(failed)?;
+    Ok((true, Finding { what: "plain frames: relative L2".to_owned(), error: relative(&got, &want), allowed: 3e-6 }))
+}
 
 impl Rig<'_> {
     /// Sides of any length: transforms have others.
