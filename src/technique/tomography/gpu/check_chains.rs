@@ -75,8 +75,14 @@ fn cases() -> Vec<Case> {
 pub fn chains(gpu: &Gpu, size: Size, seed: u64) -> Result<Vec<Finding>, String> {
     let mut found = Vec::new();
     for Case { name, recipe, margin, whole, optics, aside } in cases() {
-        let few = recipe.algorithm != Algorithm::Gridding;
-        let size = Size { rows: if few { size.rows.min(if aside { 2 } else { 4 }) } else { size.rows }, ..size };
+        let most = if aside {
+            2
+        } else if recipe.algorithm == Algorithm::Gridding {
+            size.rows
+        } else {
+            4
+        };
+        let size = Size { rows: size.rows.min(most), ..size };
         let (range, at) = if aside { (std::f64::consts::TAU, 0.84) } else { (std::f64::consts::PI, 0.5) };
         let angles: Vec<f64> = (0..size.angles).map(|i| i as f64 * range / size.angles as f64).collect();
         let centre = size.columns as f64 * at - 1.8;
