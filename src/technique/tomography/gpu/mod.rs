@@ -83,42 +83,44 @@ impl Setup {
     }
 }
 
+/// Keys of the recipe that [`unknown_choice`] lets pass.
+const KNOWN: [&str; 30] = [
+    "center",
+    "center_search",
+    "center_method",
+    "center_try",
+    "turn",
+    "algorithm",
+    "iterative",
+    "filter",
+    "padding",
+    "zinger",
+    "paganin",
+    "stripe",
+    "normalize",
+    "minus_log",
+    "mask",
+    "pixel_size_um",
+    "angles",
+    "reverse",
+    // What is read of a scan, how it is kept, and what is written of a slice: before and behind what is done here.
+    "angle_step",
+    "rows",
+    "columns",
+    "binning",
+    "projections",
+    "region",
+    "scratch",
+    "single_file",
+    "preview",
+    "output",
+    "integer",
+    "memory_gb",
+];
+
 /// What a recipe may say for its slabs to be done on a GPU: the keys known here, and any value of them that [`declined`] lets
 /// pass; every other key only with its default value. A key that is new to the recipe is so never passed over in silence.
 fn unknown_choice(asked: &serde_json::Value, usual: &serde_json::Value) -> Option<String> {
-    const KNOWN: [&str; 30] = [
-        "center",
-        "center_search",
-        "center_method",
-        "center_try",
-        "turn",
-        "algorithm",
-        "iterative",
-        "filter",
-        "padding",
-        "zinger",
-        "paganin",
-        "stripe",
-        "normalize",
-        "minus_log",
-        "mask",
-        "pixel_size_um",
-        "angles",
-        "reverse",
-        // What is read of a scan, how it is kept, and what is written of a slice: before and behind what is done here.
-        "angle_step",
-        "rows",
-        "columns",
-        "binning",
-        "projections",
-        "region",
-        "scratch",
-        "single_file",
-        "preview",
-        "output",
-        "integer",
-        "memory_gb",
-    ];
     let other = asked.as_object()?.iter().find(|(key, value)| {
         !KNOWN.contains(&key.as_str()) && usual.get(key.as_str()).is_none_or(|default| default != *value)
     });
@@ -263,7 +265,7 @@ impl Setup {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::technique::tomography::recipe::Center;
+    use crate::technique::tomography::recipe::{Center, KEYS};
 
     fn answer(recipe: &Recipe, image_size: Option<usize>) -> Option<String> {
         let angles = [0.0, 1.0, 2.0];
@@ -275,6 +277,7 @@ mod tests {
         let plain = Recipe { center: Center::Pixel(1.5), ..Recipe::default() };
         assert_eq!(answer(&plain, None), None);
         assert_eq!(answer(&plain, Some(9)), None);
+        assert_eq!(KEYS.iter().find(|key| !KNOWN.contains(key)), None, "a key that is left to the CPU");
         for algorithm in [Algorithm::Direct, Algorithm::Sirt, Algorithm::Cgls] {
             let recipe = Recipe { algorithm, rows: Some((3, 9)), angle_step: 2, ..plain.clone() };
             assert_eq!(answer(&recipe, Some(9)), None, "{algorithm:?}");
