@@ -11,10 +11,10 @@
 #endif
 static_assert(PAIRS == 1 || PAIRS == 2 || PAIRS == 4 || PAIRS == 8, "samples are read in pairs of pairs");
 
-// Rows [row, angle, column] to padded complex lines [pair, angle, padded]; rows that do not exist count as 0. Grid
-// (blocks along padded, angles, PAIRS).
-KERNEL void load_rows(const float* __restrict__ rows, float2* __restrict__ lines, unsigned count, unsigned angles,
-                      unsigned columns, unsigned padded, int edge) {
+// Rows [row, angle, column] to padded complex lines [pair, angle, padded]; rows that do not exist count as 0. `weights`, of
+// a column each: those of an axis aside (twin: offset.rs), or none. Grid (blocks along padded, angles, PAIRS).
+KERNEL void load_rows(const float* __restrict__ rows, float2* __restrict__ lines, const float* __restrict__ weights, unsigned count,
+                      unsigned angles, unsigned columns, unsigned padded, int edge) {
     const unsigned k = blockIdx.x * blockDim.x + threadIdx.x, angle = blockIdx.y, pair = blockIdx.z;
     if (k >= padded) return;
     // The row is periodic in the padded length: its right half of the pad continues the right end, the rest the left.
@@ -26,6 +26,7 @@ KERNEL void load_rows(const float* __restrict__ rows, float2* __restrict__ lines
         const unsigned long long row = static_cast<unsigned long long>(angles) * columns;
         if (2 * pair < count) v.x = rows[2 * pair * row + at];
         if (2 * pair + 1 < count) v.y = rows[(2 * pair + 1) * row + at];
+        if (weights) v = make_float2(v.x * weights[u], v.y * weights[u]);
     }
     lines[(static_cast<unsigned long long>(pair) * angles + angle) * padded + k] = v;
 }

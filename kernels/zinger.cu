@@ -1,11 +1,11 @@
 // Removal of zingers. Twin: src/technique/tomography/zinger.rs, equal bit for bit.
 //
-// Input [angle, held row, column]; output [row, angle, column] of the `rows` rows from `first_row` on, so that the window
-// sees its neighbours. A thread a pixel, blocks along the columns; grid (column blocks, row, angle).
+// Input [angle, held row, column]; output of the rows from `first_row` on, so that the window sees its neighbours, rows and
+// angles `out_row` and `out_angle` elements apart. A thread a pixel, blocks along the columns; grid (column blocks, row, angle).
 #include "common.h"
 
 KERNEL void zinger(const float* __restrict__ in, float* __restrict__ out, unsigned held, unsigned columns, unsigned first_row,
-                   unsigned rows, unsigned angles, int reach, float threshold, unsigned long long* __restrict__ replaced) {
+                   unsigned long long out_row, unsigned long long out_angle, int reach, float threshold, unsigned long long* __restrict__ replaced) {
     const unsigned u = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y, angle = blockIdx.z;
     if (u >= columns) return;
     const float* frame = in + static_cast<unsigned long long>(angle) * held * columns;
@@ -39,5 +39,5 @@ KERNEL void zinger(const float* __restrict__ in, float* __restrict__ out, unsign
         }
         atomicAdd(replaced, 1ull);
     }
-    out[(static_cast<unsigned long long>(row) * angles + angle) * columns + u] = value;
+    out[row * out_row + angle * out_angle + u] = value;
 }

@@ -135,6 +135,26 @@ fn short_memory_means_smaller_chunks_and_too_little_is_declined() {
     assert_eq!((done, declined), (6, 2));
 }
 
+#[test]
+fn frames_go_in_smaller_runs_where_memory_is_short_and_come_back_as_they_were_when_none_fits() {
+    let device = emulated(6);
+    let mut taken = Vec::new();
+    // What the device says is true, and then it is not. A frame is 60 kB.
+    for boasted in [0, 1 << 30] {
+        for memory in [8 << 20, 2 << 20, 300_000] {
+            check::forget(&device.gpu).unwrap();
+            reset(6, memory);
+            boast(boasted);
+            let (done, finding) = check::plain_frames(&device.gpu, 100, 150).unwrap();
+            all_pass(&[finding]);
+            taken.push(done);
+        }
+    }
+    boast(0);
+    check::forget(&device.gpu).unwrap();
+    assert_eq!(taken, [true, true, false, true, true, false]);
+}
+
 /// Loads the kernels that break rules.
 fn faulty(name: &str, seed: u64) -> (Emulated, cudarc::driver::sys::CUfunction) {
     let device = emulated(seed);

@@ -41,21 +41,26 @@ fn pilot(rig: &Rig, fault: &str) -> (Option<i32>, String) {
 
 #[test]
 fn a_pilot_with_a_gpu_publishes_what_one_without_does() {
-    let volumes = ["gpu", "cpu"].map(|device| {
-        let rig = Rig::new(Launcher::Embedded, STREAM);
-        rig.synth("in/a.h5", &["--center", "31.0"]);
-        let (code, log) = if device == "gpu" { pilot(&rig, "") } else { rig.once() };
-        assert_eq!(code, Some(0), "{log}");
-        assert_eq!(log.contains("the GPU is fit"), device == "gpu", "{log}");
-        volume(&rig.path("out/s/a/recon.h5"))
-    });
-    let [gpu, cpu] = volumes;
-    let square = |v: &ndarray::Array3<f32>| v.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>();
-    let error = (square(&(&gpu - &cpu)) / square(&cpu)).sqrt();
-    println!("{error:.2e}");
-    assert!(error <= 1e-5, "{error}");
-    // Sums in another order: had it been the CPU twice, not a bit would differ.
-    assert_ne!(gpu, cpu, "the GPU was not used");
+    let phases = "recipe = { center = 31.0, algorithm = \"cgls\", iterative = { iterations = 4 }, \
+                  paganin = { energy_kev = 20.0, distance_mm = 20.0, delta_beta = 50.0 }, pixel_size_um = 1.0 }";
+    for stream in [STREAM, phases] {
+        let volumes = ["gpu", "cpu"].map(|device| {
+            let rig = Rig::new(Launcher::Embedded, stream);
+            rig.synth("in/a.h5", &["--center", "31.0"]);
+            let (code, log) = if device == "gpu" { pilot(&rig, "") } else { rig.once() };
+            assert_eq!(code, Some(0), "{log}");
+            assert_eq!(log.contains("the GPU is fit"), device == "gpu", "{log}");
+            assert!(!log.contains("not on the GPU"), "{log}");
+            volume(&rig.path("out/s/a/recon.h5"))
+        });
+        let [gpu, cpu] = volumes;
+        let square = |v: &ndarray::Array3<f32>| v.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>();
+        let error = (square(&(&gpu - &cpu)) / square(&cpu)).sqrt();
+        println!("{error:.2e}");
+        assert!(error <= 1e-5, "{error}");
+        // Sums in another order: had it been the CPU twice, not a bit would differ.
+        assert_ne!(gpu, cpu, "the GPU was not used");
+    }
 }
 
 #[test]

@@ -23,12 +23,13 @@ fn every_kernel_compiles_for_ampere_and_hopper() {
         eprintln!("SKIPPED: no libnvrtc here: kernels were NOT compiled for any GPU; see scripts/nvrtc.sh");
         return;
     }
-    let mut programs: Vec<Program> =
-        [File::Normalise, File::Zinger, File::Stripe, File::Half, File::Selftest, File::Wavelet, File::Titarenko]
-            .map(Program::of)
-            .into();
+    let plain =
+        [File::Normalise, File::Zinger, File::Stripe, File::Half, File::Selftest, File::Wavelet, File::Titarenko];
+    let mut programs: Vec<Program> = plain.map(Program::of).into();
+    programs.push(Program::of(File::Paganin));
+    programs.extend([1, 2, 16].map(|slices| Program::of(File::Iterative).with("SLICES", slices)));
     programs.extend([8, 64].map(|keys| Program::of(File::Rank).with("KEYS", keys)));
-    programs.extend([61, 127].map(|window| Program::of(File::Median).with("WINDOW", window)));
+    programs.extend([61, 127, 511].map(|window| Program::of(File::Median).with("WINDOW", window)));
     for file in [File::Gridding, File::Backproject] {
         programs.extend([1, 8].map(|pairs| Program::of(file).with("PAIRS", pairs)));
     }

@@ -222,7 +222,7 @@ std::string compile(const std::string& source, std::string& log) {
     fwrite(text.data(), 1, text.size(), out);
     fclose(out);
     std::string compiler = environment("CXX").empty() ? "c++" : environment("CXX");
-    std::string command = compiler + " -std=c++17 -O2 -g0 -w -fPIC -shared -fno-strict-aliasing -DBEAMPILOT_EMULATION -I'" EMULATION_FOLDER
+    std::string command = compiler + " -std=c++17 -O2 -g0 -w -fPIC -shared -fno-strict-aliasing -ffp-contract=off -DBEAMPILOT_EMULATION -I'" EMULATION_FOLDER
                           "' -o '" + own + ".so' '" + own + ".cpp' >'" + own + ".log' 2>&1";
     int code = system(command.c_str());
     if (code != 0) {

@@ -4,8 +4,10 @@ use super::{Exit, OrExit};
 use crate::device::compile::Cache;
 use crate::device::{Choice, Gpu, Selected, cuda, open};
 use crate::technique::tomography::gpu::bench::{self, Row, Whole};
+use crate::technique::tomography::gpu::bench_frames;
 use crate::technique::tomography::gpu::check::{self, Finding, Size};
 use crate::technique::tomography::gpu::cost::{A100, Ceilings, H200};
+use crate::technique::tomography::recipe::Algorithm;
 use anyhow::{Context, anyhow};
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -39,6 +41,8 @@ pub struct Args {
 /// The scan of the published figures.
 const ANGLES: usize = 1500;
 const COLUMNS: usize = 2048;
+/// Frames at a time, where they go through whole.
+const FRAMES: usize = 8;
 
 /// Runs it.
 ///
@@ -131,33 +135,19 @@ fn measured(out: &mut String, gpu: &Gpu) -> anyhow::Result<()> {
         ceilings.down / 1e9,
         ceilings.inner / 1e12
     )?;
-    for (title, direct, pairs) in [("gridding", false, 8), ("direct back-projection", true, 4)] {
+    for (title, algorithm, pairs) in algorithms() {
         check::forget(gpu)?;
-        let rows = bench::kernels(gpu, ANGLES, COLUMNS, pairs, direct, 5)?;
-        writeln!(
-            out,
-            "\n## Kernels, {title}: {ANGLES} projections, {COLUMNS} columns, {} rows a chunk\n\n| kernel | ms | GB/s | GFLOP/s \
-             | bound by | share of roofline |\n|---|---|---|---|---|---|",
-            2 * pairs
-        )?;
-        let mut sum = 0.0;
-        for row in &rows {
-            let Some(seconds) = row.seconds.filter(|s| *s > 0.0) else { continue };
-            sum += seconds;
-            let (floor, by) = row.work.floor(&ceilings);
-            writeln!(
-                out,
-                "| {} | {:.3} | {:.0} | {:.0} | {by} | {:.0} % |",
-                row.name,
-                seconds * 1e3,
-                row.work.memory / seconds / 1e9,
-                row.work.flops / seconds / 1e9,
-                100.0 * floor / seconds
-            )?;
-        }
+        let rows = bench::kernels(gpu, ANGLES, COLUMNS, pairs, algorithm, 5)?;
+        writeln!(out, "\n## Kernels, {title}: {ANGLES} projections, {COLUMNS} columns, {} rows a chunk", 2 * pairs)?;
+        let sum = times(out, &rows, &ceilings)?;
         let chunks = COLUMNS as f64 / (2 * pairs) as f64;
         writeln!(out, "\nAll kernels of {COLUMNS}³ so take {:.2} s.", sum * chunks)?;
     }
+    check::forget(gpu)?;
+    let rows = bench_frames::kernels(gpu, COLUMNS, COLUMNS, FRAMES / 2, 5)?;
+    writeln!(out, "\n## Kernels, phase retrieval: {FRAMES} frames of {COLUMNS}² at a time")?;
+    let sum = times(out, &rows, &ceilings)?;
+    writeln!(out, "\nAll kernels of {ANGLES} frames so take {:.2} s.", sum * ANGLES as f64 / FRAMES as f64)?;
     check::forget(gpu)?;
     writeln!(
         out,
@@ -173,38 +163,78 @@ fn measured(out: &mut String, gpu: &Gpu) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What reconstructs, and the pairs of rows of a full chunk.
+fn algorithms() -> [(String, Algorithm, usize); 4] {
+    let iterations = |name: &str| format!("{name}, {} iterations", bench::ITERATIONS);
+    [
+        ("gridding".to_owned(), Algorithm::Gridding, 8),
+        ("direct back-projection".to_owned(), Algorithm::Direct, 4),
+        (iterations("SIRT"), Algorithm::Sirt, 8),
+        (iterations("CGLS"), Algorithm::Cgls, 8),
+    ]
+}
+
+/// A table of measured kernels; returns the sum of their seconds.
+fn times(out: &mut String, rows: &[Row], ceilings: &Ceilings) -> anyhow::Result<f64> {
+    writeln!(out, "\n| kernel | ms | GB/s | GFLOP/s | bound by | share of roofline |\n|---|---|---|---|---|---|")?;
+    let mut sum = 0.0;
+    for row in rows {
+        let Some(seconds) = row.seconds.filter(|s| *s > 0.0) else { continue };
+        sum += seconds;
+        let (floor, by) = row.work.floor(ceilings);
+        writeln!(
+            out,
+            "| {} | {:.3} | {:.0} | {:.0} | {by} | {:.0} % |",
+            row.name,
+            seconds * 1e3,
+            row.work.memory / seconds / 1e9,
+            row.work.flops / seconds / 1e9,
+            100.0 * floor / seconds
+        )?;
+    }
+    Ok(sum)
+}
+
 /// Counted work, as a table for the documentation.
 fn counted() -> anyhow::Result<String> {
     let mut out = String::new();
-    for (title, direct, pairs) in [("gridding", false, 8), ("direct back-projection", true, 4)] {
-        let rows = bench::counted(ANGLES, COLUMNS, pairs, direct)?;
+    for (title, algorithm, pairs) in algorithms() {
+        let rows = bench::counted(ANGLES, COLUMNS, pairs, algorithm)?;
         let chunks = COLUMNS as f64 / (2 * pairs) as f64;
+        writeln!(out, "{COLUMNS}³ from {ANGLES} projections, {title}, in {chunks} chunks of {} rows:\n", 2 * pairs)?;
+        floors(&mut out, &rows, chunks)?;
+    }
+    let rows = bench_frames::counted(COLUMNS, COLUMNS, FRAMES / 2)?;
+    writeln!(out, "Phase retrieval of {ANGLES} frames of {COLUMNS}², {FRAMES} at a time:\n")?;
+    floors(&mut out, &rows, ANGLES as f64 / FRAMES as f64)?;
+    Ok(out)
+}
+
+/// A table of counted kernels, `runs` times over.
+fn floors(out: &mut String, rows: &[Row], runs: f64) -> anyhow::Result<()> {
+    writeln!(
+        out,
+        "| kernel | TB | TFLOP | T integer | TB inside | H200, s | A100, s | bound by (H200) |\n|---|---|---|---|---|---|---|---|"
+    )?;
+    let mut sums = [0.0; 2];
+    for Row { name, work, .. } in rows {
+        let work = work.times(runs);
+        let floors = [H200, A100].map(|card: Ceilings| work.floor(&card));
+        sums.iter_mut().zip(floors).for_each(|(sum, (floor, _))| *sum += floor);
         writeln!(
             out,
-            "{COLUMNS}³ from {ANGLES} projections, {title}, in {chunks} chunks of {} rows:\n\n| kernel | TB | TFLOP | T integer \
-             | TB inside | H200, s | A100, s | bound by (H200) |\n|---|---|---|---|---|---|---|---|",
-            2 * pairs
+            "| {name} | {:.3} | {:.2} | {:.2} | {:.2} | {:.3} | {:.3} | {} |",
+            work.memory / 1e12,
+            work.flops / 1e12,
+            work.integer / 1e12,
+            work.inner / 1e12,
+            floors[0].0,
+            floors[1].0,
+            floors[0].1
         )?;
-        let mut sums = [0.0; 2];
-        for Row { name, work, .. } in &rows {
-            let work = work.times(chunks);
-            let floors = [H200, A100].map(|card: Ceilings| work.floor(&card));
-            sums.iter_mut().zip(floors).for_each(|(sum, (floor, _))| *sum += floor);
-            writeln!(
-                out,
-                "| {name} | {:.3} | {:.2} | {:.2} | {:.2} | {:.3} | {:.3} | {} |",
-                work.memory / 1e12,
-                work.flops / 1e12,
-                work.integer / 1e12,
-                work.inner / 1e12,
-                floors[0].0,
-                floors[1].0,
-                floors[0].1
-            )?;
-        }
-        writeln!(out, "| all | | | | | {:.2} | {:.2} | |\n", sums[0], sums[1])?;
     }
-    Ok(out)
+    writeln!(out, "| all | | | | | {:.2} | {:.2} | |\n", sums[0], sums[1])?;
+    Ok(())
 }
 
 fn compile(architectures: &[String]) -> anyhow::Result<Exit> {

@@ -26,6 +26,10 @@ pub enum File {
     Gridding,
     /// Direct back-projection; wants `PAIRS`.
     Backproject,
+    /// SIRT and CGLS; wants `SLICES`.
+    Iterative,
+    /// Paganin's filter.
+    Paganin,
     /// Half precision.
     Half,
     /// Self-test and ceilings.
@@ -36,7 +40,7 @@ const COMMON: &str = include_str!("../../kernels/common.h");
 
 impl File {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Normalise,
         Self::Zinger,
         Self::Stripe,
@@ -46,6 +50,8 @@ impl File {
         Self::Titarenko,
         Self::Gridding,
         Self::Backproject,
+        Self::Iterative,
+        Self::Paganin,
         Self::Half,
         Self::Selftest,
     ];
@@ -63,6 +69,8 @@ impl File {
             Self::Titarenko => "titarenko",
             Self::Gridding => "gridding",
             Self::Backproject => "backproject",
+            Self::Iterative => "iterative",
+            Self::Paganin => "paganin",
             Self::Half => "half",
             Self::Selftest => "selftest",
         }
@@ -79,6 +87,8 @@ impl File {
             Self::Titarenko => include_str!("../../kernels/titarenko.cu"),
             Self::Gridding => include_str!("../../kernels/gridding.cu"),
             Self::Backproject => include_str!("../../kernels/backproject.cu"),
+            Self::Iterative => include_str!("../../kernels/iterative.cu"),
+            Self::Paganin => include_str!("../../kernels/paganin.cu"),
             Self::Half => include_str!("../../kernels/half.cu"),
             Self::Selftest => include_str!("../../kernels/selftest.cu"),
         }

@@ -138,6 +138,7 @@ impl Executor {
             queue: Mutex::new(Queue::default()),
             work: Condvar::new(),
             ended: Condvar::new(),
+            unfit: AtomicBool::new(false),
         });
         shared.emit(hello);
         let mut this = Self { shared, threads: Vec::with_capacity(5) };
@@ -294,6 +295,8 @@ pub(super) struct Shared {
     work: Condvar,
     /// An attempt ended, or it is time to stop.
     ended: Condvar,
+    /// That the device was lost has been said.
+    unfit: AtomicBool,
 }
 
 impl Shared {
@@ -381,9 +384,22 @@ impl Shared {
 
     /// Answers an attempt.
     pub fn done(&self, attempt: u64, result: Result<TaskOutput, Fault>) {
+        // Before the answer: the last task of a pilot may be this one, and its worker is to blame, not its scan.
+        if result.is_err() {
+            self.tell_of_lost_device();
+        }
         self.emit(FromWorker::Done { attempt, result });
         self.queue().running.remove(&attempt);
         self.ended.notify_all();
+    }
+
+    /// Says once that the device was lost, if it was.
+    fn tell_of_lost_device(&self) {
+        if let Some(reason) = crate::device::lost()
+            && !self.unfit.swap(true, Ordering::Relaxed)
+        {
+            self.emit(FromWorker::Unfit { reason: reason.to_owned() });
+        }
     }
 
     fn stop(&self) {
@@ -405,7 +421,6 @@ impl Shared {
     /// The fourth thread: beats, and in the end waits for running phases and says `Bye`.
     fn beat(&self) {
         let mut due = Instant::now();
-        let mut lost = false;
         let mut queue = self.queue();
         while !queue.stopping {
             let now = Instant::now();
@@ -413,10 +428,7 @@ impl Shared {
                 due = now + self.config.beat;
                 drop(queue);
                 self.emit(FromWorker::Beat { peak_bytes: super::topology::peak_bytes() });
-                if let Some(reason) = crate::device::lost().filter(|_| !lost) {
-                    lost = true;
-                    self.emit(FromWorker::Unfit { reason: reason.to_owned() });
-                }
+                self.tell_of_lost_device();
                 queue = self.queue();
                 continue;
             }

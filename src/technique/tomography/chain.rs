@@ -11,7 +11,7 @@ use super::normalize::{self, Flat};
 use super::paganin::{self, Optics};
 use super::recipe::Recipe;
 use super::stripe::Stripe;
-use super::zinger;
+use super::zinger::{self, Zinger};
 use crate::technique::Fault;
 use ndarray::parallel::prelude::*;
 use ndarray::{Array2, Array3, ArrayView2, ArrayView3, Axis, s};
@@ -114,21 +114,30 @@ pub(super) fn calibration(
     }
 }
 
-/// Counts to transmission without zingers, phase retrieved when there are `optics`, in place; `first` is the projection of the first frame.
+/// What [`transmission`] does to frames, and what of.
+pub(super) struct Steps<'a> {
+    /// Mean dark `[row, column]`.
+    pub dark: ArrayView2<'a, f32>,
+    /// Flats of the same rows.
+    pub flats: &'a [Flat],
+    /// Projection of the first frame.
+    pub first: usize,
+    /// Zingers, when they are to be removed.
+    pub zinger: Option<Zinger>,
+    /// Phase retrieval, when wanted.
+    pub optics: Option<Optics>,
+    /// May there be NaN at all?
+    pub floating: bool,
+    /// `file: dataset`, for messages.
+    pub at: &'a str,
+}
+
+/// Counts `[frame, row, column]` to transmission without zingers, phase retrieved when there are optics, in place.
 ///
 /// # Errors
 /// [`Fault::Input`] for data that cannot be used.
-#[allow(clippy::too_many_arguments)] // One call from each of two places.
-pub(super) fn transmission(
-    data: &mut Array3<f32>,
-    dark: ArrayView2<'_, f32>,
-    flats: &[Flat],
-    first: usize,
-    recipe: &Recipe,
-    optics: Option<Optics>,
-    floating: bool,
-    at: &str,
-) -> Result<Repaired, Fault> {
+pub(super) fn transmission(data: &mut Array3<f32>, steps: &Steps<'_>) -> Result<Repaired, Fault> {
+    let &Steps { dark, flats, first, zinger, optics, floating, at } = steps;
     let mut repaired = Repaired::default();
     if floating {
         repaired.non_finite = non_finite(data);
@@ -143,7 +152,7 @@ pub(super) fn transmission(
     }
     let refused = |e: TomographyError| Fault::Input(format!("{at}: {e}"));
     repaired.interpolated = normalize::transmission(data.view_mut(), dark, flats, first).map_err(refused)?.interpolated;
-    if let Some(options) = recipe.zinger {
+    if let Some(options) = zinger {
         repaired.zingers = zinger::remove(data.view_mut(), options).map_err(refused)?;
     }
     if let Some(optics) = optics {
@@ -165,7 +174,9 @@ pub fn line_integrals(raw: RawRows, recipe: &Recipe) -> Result<(Integrals, Repai
         let dark = darks.map(|d| normalize::mean_frame(d.view()));
         let means = flats.into_iter().map(|(at, f)| Flat { at, mean: normalize::mean_frame(f.view()) }).collect();
         let (dark, flats) = calibration(recipe, (rows, columns), dark, means);
-        repaired = transmission(&mut data, dark.view(), &flats, 0, recipe, optics, floating, &at)?;
+        let (dark, zinger) = (dark.view(), recipe.zinger);
+        repaired =
+            transmission(&mut data, &Steps { dark, flats: &flats, first: 0, zinger, optics, floating, at: &at })?;
     }
     let refused = |e: TomographyError| Fault::Input(format!("{at}: {e}"));
     if recipe.minus_log {

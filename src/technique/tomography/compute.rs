@@ -3,7 +3,7 @@
 //! Contract: the reconstruction plan (kernel tables and scratch of all threads) is shared by the slabs of a job; the
 //! last one used is kept, because an executor works through one job's slabs in a row.
 
-use super::chain::{RawRows, Repaired, check_beam, line_integrals};
+use super::chain::{self, RawRows, Repaired, Steps, check_beam, line_integrals};
 use super::convention;
 use super::direct;
 use super::gpu;
@@ -101,22 +101,45 @@ fn locate(shared: &Shared<'_>, columns: usize, raw: Vec<RawRows>) -> Result<Axia
 ///
 /// # Errors
 /// [`Fault::Input`] for data or a geometry that cannot be reconstructed.
-pub fn slab(shared: &Shared<'_>, center: f64, raw: RawRows) -> Result<(Array3<f32>, Repaired), Fault> {
+pub fn slab(shared: &Shared<'_>, center: f64, mut raw: RawRows) -> Result<(Array3<f32>, Repaired), Fault> {
+    let mut before = Repaired::default();
     if let Selected::Gpu(device) = device::shared() {
-        match gpu::slab(&device, shared, center, &raw) {
-            Ok(gpu::Outcome::Done(volume, repaired)) => return Ok((region(shared.recipe, volume, &raw.at)?, repaired)),
-            Ok(gpu::Outcome::Declined(why)) => tracing::info!(rows = ?raw.rows, "not on the GPU: {why}"),
-            Err(fault @ Fault::Task(_)) => {
-                // This try is lost; the next one here runs on the processors, and the coordinator is told.
-                device::lose(fault.to_string());
-                return Err(fault);
+        match gpu::slab(&device, shared, center, &mut raw).map_err(lost)? {
+            gpu::Outcome::Done(volume, repaired) => return Ok((region(shared.recipe, volume, &raw.at)?, repaired)),
+            gpu::Outcome::Declined(why, repaired) => {
+                tracing::info!(rows = ?raw.rows, "not on the GPU: {why}");
+                before = repaired;
             }
-            Err(fault) => return Err(fault),
         }
     }
     let at = raw.at.clone();
     let (volume, repaired) = slab_on_cpu(shared, center, raw)?;
-    Ok((region(shared.recipe, volume, &at)?, repaired))
+    Ok((region(shared.recipe, volume, &at)?, before.plus(repaired)))
+}
+
+/// When a device fails this try is lost; the next one here runs on the processors, and the coordinator is told.
+fn lost(fault: Fault) -> Fault {
+    if matches!(fault, Fault::Task(_)) {
+        device::lose(fault.to_string());
+    }
+    fault
+}
+
+/// As [`chain::transmission`], on the GPU where there is one and phases are to be retrieved. Zingers alone are left to the
+/// cores: for one pass over them frames would travel there and back.
+///
+/// # Errors
+/// As there, and [`Fault::Task`] when the device fails.
+pub(super) fn transmission(frames: &mut Array3<f32>, steps: &Steps<'_>) -> Result<Repaired, Fault> {
+    if steps.optics.is_some()
+        && let Selected::Gpu(device) = device::shared()
+    {
+        match gpu::frames::transmission(&device, frames, steps).map_err(lost)? {
+            gpu::frames::Framed::Done(repaired) => return Ok(repaired),
+            gpu::frames::Framed::Declined(why) => tracing::info!(first = steps.first, "not on the GPU: {why}"),
+        }
+    }
+    chain::transmission(frames, steps)
 }
 
 /// As [`slab`], on the processors, and whole slices.

@@ -182,7 +182,9 @@ pub(crate) fn views(shared: &Shared<'_>, small: Small) -> Result<Views, Fault> {
     let flats = raw.flats.iter().map(|(at, f)| Flat { at: *at, mean: normalize::mean_frame(f.view()) }).collect();
     let (dark, flats) = chain::calibration(&recipe, (height, width), dark, flats);
     let RawRows { projections, optics, floating, at, .. } = &mut raw;
-    chain::transmission(projections, dark.view(), &flats, 0, &recipe, *optics, *floating, at)?;
+    let (dark, zinger, optics, floating) = (dark.view(), recipe.zinger, *optics, *floating);
+    let steps = chain::Steps { dark, flats: &flats, first: 0, zinger, optics, floating, at };
+    compute::transmission(projections, &steps)?;
     raw.transmission = true;
     let pixel_size_cm = shared.pixel_size_cm.map(|cm| cm * b);
     let shared = Shared { recipe: &recipe, angles: &angles, pixel_size_cm, image_size: None, bin };

@@ -21,7 +21,8 @@
 //!   than that alone keeps to rows.
 //! - [`FramesNote::decoded`] counts chunks; their sum over a job, preview and repetitions aside, is the scan's number of chunks.
 
-use super::chain::{self, RawRows, Repaired};
+use super::chain::{self, RawRows, Repaired, Steps};
+use super::compute;
 use super::load::{self, Opened};
 use super::means::{self, Means};
 use super::normalize::Flat;
@@ -228,8 +229,10 @@ fn process(block: &mut Block, recipe: &Recipe) -> Result<(), Fault> {
     let (_, rows, columns) = block.data.dim();
     let (dark, flats) = chain::calibration(recipe, (rows, columns), means.dark.clone(), means.flats.clone());
     let first = block.projections.start;
-    let Block { data, optics, floating, at, .. } = block;
-    block.repaired = chain::transmission(data, dark.view(), &flats, first, recipe, *optics, *floating, at)?;
+    let &Block { optics, floating, .. } = &*block;
+    let (dark, zinger, at) = (dark.view(), recipe.zinger, block.at.as_str());
+    let steps = Steps { dark, flats: &flats, first, zinger, optics, floating, at };
+    block.repaired = compute::transmission(&mut block.data, &steps)?;
     Ok(())
 }
 

@@ -194,29 +194,29 @@ fn combine<V: Lane>(a: &mut [V], factor: PerLane, other: PerLane, b: &[V]) {
     });
 }
 
-fn divide(above: PerLane, below: PerLane) -> PerLane {
+pub(super) fn divide<const N: usize>(above: [f64; N], below: [f64; N]) -> [f64; N] {
     std::array::from_fn(|l| if below[l] > 0.0 { above[l] / below[l] } else { 0.0 })
 }
 
 /// Which slices still run, and how each ended.
-struct Watch<'a> {
+pub(super) struct Watch<'a, const N: usize = 8> {
     stopping: &'a Stopping,
-    running: [bool; 8],
+    running: [bool; N],
     /// `‖b‖²`.
-    data: PerLane,
+    data: [f64; N],
     samples: f64,
-    endings: [Ending; 8],
+    pub(super) endings: [Ending; N],
 }
 
-impl<'a> Watch<'a> {
-    fn new(stopping: &'a Stopping, count: usize, data: PerLane, samples: usize) -> Self {
+impl<'a, const N: usize> Watch<'a, N> {
+    pub(super) fn new(stopping: &'a Stopping, count: usize, data: [f64; N], samples: usize) -> Self {
         // A slice of nothing is done.
         let running = std::array::from_fn(|l| l < count && data[l] > 0.0);
-        Self { stopping, running, data, samples: samples as f64, endings: Default::default() }
+        Self { stopping, running, data, samples: samples as f64, endings: [Ending::default(); N] }
     }
 
     /// Takes note of `‖b − A x‖²`; slices that fit well enough stop.
-    fn residual(&mut self, squares: PerLane) {
+    pub(super) fn residual(&mut self, squares: [f64; N]) {
         for (l, square) in squares.into_iter().enumerate() {
             if self.running[l] {
                 self.endings[l].residual = (square / self.data[l]).sqrt();
@@ -226,7 +226,7 @@ impl<'a> Watch<'a> {
     }
 
     /// Takes note of a step; slices that hardly moved stop.
-    fn step(&mut self, change: PerLane, size: PerLane) {
+    pub(super) fn step(&mut self, change: [f64; N], size: [f64; N]) {
         for (l, (change, size)) in change.into_iter().zip(size).enumerate() {
             if self.running[l] {
                 self.endings[l].iterations += 1;
@@ -235,12 +235,12 @@ impl<'a> Watch<'a> {
         }
     }
 
-    fn any(&self) -> bool {
+    pub(super) fn any(&self) -> bool {
         self.running.contains(&true)
     }
 
     /// The numbers of running slices, 0 for others: a step of length 0 leaves an image as it is.
-    fn only(&self, values: PerLane) -> PerLane {
+    pub(super) fn only(&self, values: [f64; N]) -> [f64; N] {
         std::array::from_fn(|l| if self.running[l] { values[l] } else { 0.0 })
     }
 }

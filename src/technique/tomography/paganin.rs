@@ -130,6 +130,39 @@ impl Side {
     }
 }
 
+/// One direction of a frame as a transform elsewhere needs it.
+pub(super) struct Table {
+    /// Elements of a line.
+    pub(super) length: usize,
+    /// The pixel that stands in each cell.
+    pub(super) sources: Vec<u32>,
+    /// The cell that holds each pixel.
+    pub(super) targets: Vec<u32>,
+    /// `(L w)²` for every frequency.
+    pub(super) squares: Vec<f32>,
+    /// `cos` and `sin` of `πk/length`, one after the other, `k = 0..=length/2`.
+    pub(super) turns: Vec<f32>,
+}
+
+/// Tables of both directions, down and across.
+///
+/// # Errors
+/// As [`Optics::check`], or a frame without pixels.
+pub(super) fn tables(rows: usize, columns: usize, optics: &Optics) -> Result<[Table; 2], TomographyError> {
+    let Plan { down, across, .. } = Plan::new(rows, columns, optics)?;
+    Ok([down, across].map(|side| {
+        let length = side.cosine.length();
+        let mut sources = vec![0; length];
+        side.sources().into_iter().for_each(|(from, cell)| sources[cell as usize] = from);
+        let turn = |k: usize| {
+            let (sin, cos) = (std::f64::consts::PI * k as f64 / length as f64).sin_cos();
+            [cos as f32, sin as f32]
+        };
+        let turns = (0..=length / 2).flat_map(turn).collect();
+        Table { length, sources, targets: side.targets(), squares: side.squares, turns }
+    }))
+}
+
 struct Plan {
     across: Side,
     down: Side,

@@ -23,17 +23,17 @@ const BAND: usize = 16;
 
 /// One angle: crossings with row `r` lie at pixel `a u + b₀ + b₁ r`.
 #[derive(Clone, Copy)]
-struct Ray {
+pub(super) struct Ray {
     /// Rows are the image's columns.
-    turned: bool,
-    a: f64,
-    b0: f64,
-    b1: f64,
+    pub(super) turned: bool,
+    pub(super) a: f64,
+    pub(super) b0: f64,
+    pub(super) b1: f64,
 }
 
 /// The geometry of one scan.
 pub(super) struct Projector {
-    rays: Vec<Ray>,
+    pub(super) rays: Vec<Ray>,
     columns: usize,
     size: usize,
     isa: Isa,

@@ -2,15 +2,18 @@
 
 use super::constants::{Constants, put};
 use super::cost::{self, Ceilings, Work};
+use super::iterate::Iterate;
 use super::memory::Needs;
 use super::steps::{Chunk, Probe};
 use super::{Outcome, Setup};
-use crate::device::gpu::{Arg, Shape};
+use crate::device::gpu::{Arg, Shape, Stream};
 use crate::device::kernels::{File, Program};
 use crate::device::{DeviceError, Gpu};
 use crate::technique::tomography::chain::{RawRows, fitted};
 use crate::technique::tomography::compute::Shared;
+use crate::technique::tomography::error::TomographyError;
 use crate::technique::tomography::gridding::{Geometry, Plan};
+use crate::technique::tomography::iterative::Stopping;
 use crate::technique::tomography::normalize::Flat;
 use crate::technique::tomography::recipe::{Algorithm, Center, Recipe};
 use crate::technique::tomography::stripe::Stripe;
@@ -82,6 +85,23 @@ pub struct Row {
     pub work: Work,
 }
 
+impl Row {
+    /// Launches of the same name together, in the order of the first.
+    pub(super) fn collect(launches: impl Iterator<Item = (String, Work)>) -> Vec<Self> {
+        let mut rows: Vec<Self> = Vec::new();
+        for (name, work) in launches {
+            match rows.iter_mut().find(|r| r.name == name) {
+                Some(row) => {
+                    row.launches += 1;
+                    row.work = work.times(row.launches as f64);
+                }
+                None => rows.push(Self { name, launches: 1, seconds: None, work }),
+            }
+        }
+        rows
+    }
+}
+
 /// The benchmark's scan: `angles` projections of `columns`, all steps on.
 fn setup(angles: &[f64], columns: usize, algorithm: Algorithm, rows: usize) -> Result<Setup, DeviceError> {
     let geometry = Geometry { centre: columns as f64 / 2.0 - 3.3, ..Geometry::new(columns, angles) };
@@ -90,6 +110,8 @@ fn setup(angles: &[f64], columns: usize, algorithm: Algorithm, rows: usize) -> R
     Ok(Setup {
         plan,
         algorithm,
+        iterate: iterate(algorithm, &geometry).map_err(|e| DeviceError::Unsupported(e.to_string()))?,
+        blend: None,
         centre: geometry.centre,
         held: rows + 2,
         before: 1,
@@ -105,6 +127,14 @@ fn setup(angles: &[f64], columns: usize, algorithm: Algorithm, rows: usize) -> R
     })
 }
 
+/// Iterations that the benchmark makes of algorithms that iterate; the first of SIRT has nothing to project.
+pub const ITERATIONS: usize = 2;
+
+fn iterate(algorithm: Algorithm, geometry: &Geometry<'_>) -> Result<Option<Iterate>, TomographyError> {
+    let iterative = Stopping { iterations: ITERATIONS, tolerance: 0.0, ..Stopping::default() };
+    super::iterate(&Recipe { algorithm, iterative, ..Recipe::default() }, geometry)
+}
+
 fn half_turn(angles: usize) -> Vec<f64> {
     (0..angles).map(|i| i as f64 * std::f64::consts::PI / angles as f64).collect()
 }
@@ -118,14 +148,37 @@ fn order(setup: &Setup) -> Vec<(&'static str, usize)> {
     let mut all = vec![("transmission", 0), ("repair", 0), ("zinger", 0), ("minus_log", 0)];
     all.extend([("transpose", 0), ("roughness", 0), ("dead_columns", 0), ("fill_columns", 0), ("rank_columns", 0)]);
     all.extend([("median_columns", stripe.large), ("stripe_factors", 0), ("large_columns", 0), ("scale_columns", 0)]);
-    all.extend([("median_columns", stripe.small), ("unrank_columns", 0), ("transpose", 0), ("load_rows", 0)]);
-    all.push(("transform of rows", 0));
-    if setup.algorithm == Algorithm::Direct {
-        all.extend([("extend_rows", 0), ("transform of fine rows", 0), ("backproject", 0), ("mask_scale", 0)]);
-    } else {
-        all.extend([("filter_rows", 0), ("gather", 0), ("transform of grids", 0), ("finish", 0)]);
-    }
+    all.extend([("median_columns", stripe.small), ("unrank_columns", 0), ("transpose", 0)]);
+    all.extend(reconstruction(setup.algorithm).into_iter().map(|name| (name, 0)));
     all
+}
+
+/// Kernels from line integrals to images.
+fn reconstruction(algorithm: Algorithm) -> Vec<&'static str> {
+    match algorithm {
+        Algorithm::Direct => {
+            let last = ["extend_rows", "transform of fine rows", "backproject", "mask_scale"];
+            ["load_rows", "transform of rows"].into_iter().chain(last).collect()
+        }
+        Algorithm::Gridding => {
+            vec!["load_rows", "transform of rows", "filter_rows", "gather", "transform of grids", "finish"]
+        }
+        Algorithm::Sirt | Algorithm::Cgls => {
+            let mut all = vec!["interleave", "interleave", "measure sinograms"];
+            for k in 0..ITERATIONS {
+                if algorithm == Algorithm::Sirt {
+                    all.extend((k > 0).then_some("project"));
+                    all.extend(["measure and weigh", "spread", "sirt_step"]);
+                } else {
+                    all.extend(["measure sinograms", "spread", "measure images", "combine images", "project"]);
+                    all.extend(["measure sinograms", "combine images", "combine sinograms"]);
+                }
+            }
+            all.extend((algorithm == Algorithm::Cgls).then_some("clamp"));
+            all.push("release");
+            all
+        }
+    }
 }
 
 fn label(name: &str, window: usize) -> String {
@@ -136,23 +189,12 @@ fn label(name: &str, window: usize) -> String {
 ///
 /// # Errors
 /// A geometry that cannot be.
-pub fn counted(angles: usize, columns: usize, pairs: usize, direct: bool) -> Result<Vec<Row>, DeviceError> {
-    let algorithm = if direct { Algorithm::Direct } else { Algorithm::Gridding };
+pub fn counted(angles: usize, columns: usize, pairs: usize, algorithm: Algorithm) -> Result<Vec<Row>, DeviceError> {
     let setup = setup(&half_turn(angles), columns, algorithm, 2 * pairs)?;
     let needs = Needs::of(&setup, pairs);
-    let mut rows: Vec<Row> = Vec::new();
-    for (name, window) in order(&setup) {
-        let Some(work) = cost::of(&setup, &needs, name, window) else { continue };
-        let name = label(name, window);
-        match rows.iter_mut().find(|r| r.name == name) {
-            Some(row) => {
-                row.launches += 1;
-                row.work = work.times(row.launches as f64);
-            }
-            None => rows.push(Row { name, launches: 1, seconds: None, work }),
-        }
-    }
-    Ok(rows)
+    let all = order(&setup);
+    let all = all.into_iter().filter_map(|(n, window)| Some((label(n, window), cost::of(&setup, &needs, n, window)?)));
+    Ok(Row::collect(all))
 }
 
 /// Times every kernel of a full chunk, the best of `repeats`.
@@ -164,12 +206,11 @@ pub fn kernels(
     angles: usize,
     columns: usize,
     pairs: usize,
-    direct: bool,
+    algorithm: Algorithm,
     repeats: usize,
 ) -> Result<Vec<Row>, DeviceError> {
     gpu.bind()?;
-    let mut rows = counted(angles, columns, pairs, direct)?;
-    let algorithm = if direct { Algorithm::Direct } else { Algorithm::Gridding };
+    let rows = counted(angles, columns, pairs, algorithm)?;
     let setup = setup(&half_turn(angles), columns, algorithm, 2 * pairs)?;
     let needs = Needs::of(&setup, pairs);
     let stream = gpu.stream()?;
@@ -180,11 +221,13 @@ pub fn kernels(
     let (sinograms, arena, images) = (gpu.alloc(needs.sinograms)?, gpu.alloc(needs.arena)?, gpu.alloc(needs.images)?);
     let (flagged, counters) = (gpu.alloc(angles * setup.held)?, gpu.alloc(24)?);
     let order = order(&setup);
-    let mut best: BTreeMap<String, f64> = BTreeMap::new();
-    for _ in 0..=repeats {
-        let probe = Probe::default();
-        let start = gpu.event()?;
-        stream.record(&start)?;
+    let windows: Vec<usize> = order.iter().filter(|(name, _)| *name == "median_columns").map(|m| m.1).collect();
+    let mut medians = windows.iter().cycle();
+    let named = |name: &str| {
+        let window = if name == "median_columns" { medians.next().copied().unwrap_or(0) } else { 0 };
+        label(name, window)
+    };
+    let run = |probe: &Probe| {
         Chunk {
             gpu,
             stream: &stream,
@@ -201,16 +244,35 @@ pub fn kernels(
             flagged: &flagged,
             counters: &counters,
             images: &images,
-            probe: Some(&probe),
+            probe: Some(probe),
         }
-        .run()?;
+        .run()
+    };
+    timed(gpu, &stream, rows, repeats, named, run)
+}
+
+/// Times what `run` marks, the best of `repeats` after one for warming up, and puts it into `rows` by name; `named` says under
+/// which of a kernel's names, mark by mark.
+pub(super) fn timed(
+    gpu: &Gpu,
+    stream: &Stream,
+    mut rows: Vec<Row>,
+    repeats: usize,
+    mut named: impl FnMut(&str) -> String,
+    run: impl Fn(&Probe) -> Result<(), DeviceError>,
+) -> Result<Vec<Row>, DeviceError> {
+    let mut best: BTreeMap<String, f64> = BTreeMap::new();
+    for _ in 0..=repeats {
+        let probe = Probe::default();
+        let start = gpu.event()?;
+        stream.record(&start)?;
+        run(&probe)?;
         stream.synchronize()?;
-        let (mut last, mut medians) = (&start, order.iter().filter(|(name, _)| *name == "median_columns"));
+        let mut last = &start;
         let mut seconds: BTreeMap<String, f64> = BTreeMap::new();
         let marks = probe.borrow();
         for (name, event) in marks.iter() {
-            let window = if *name == "median_columns" { medians.next().map_or(0, |m| m.1) } else { 0 };
-            *seconds.entry(label(name, window)).or_default() += event.since(last)?;
+            *seconds.entry(named(name)).or_default() += event.since(last)?;
             last = event;
         }
         for (name, s) in seconds {
@@ -254,7 +316,7 @@ pub fn whole(
     let projections =
         Array3::from_shape_fn((angles, rows, columns), |(a, r, u)| (1000 + (a * 7 + r * 13 + u * 31) % 3000) as f32);
     let flat = |level: f32| Array3::from_elem((1, rows, columns), level);
-    let raw = RawRows {
+    let mut raw = RawRows {
         rows: 0..rows,
         margin: (0, 0),
         optics: None,
@@ -271,10 +333,10 @@ pub fn whole(
         if slab == 1 {
             start = Instant::now();
         }
-        match super::slab(gpu, &shared, columns as f64 / 2.0 - 3.3, &raw).map_err(|e| e.to_string())? {
+        match super::slab(gpu, &shared, columns as f64 / 2.0 - 3.3, &mut raw).map_err(|e| e.to_string())? {
             Outcome::Done(volume, _) if volume.len() == rows * columns * columns => {}
             Outcome::Done(..) => return Err("a slab of another size came back".to_owned()),
-            Outcome::Declined(why) => return Err(why),
+            Outcome::Declined(why, _) => return Err(why),
         }
     }
     Ok(Whole { rows: rows * slabs, seconds: start.elapsed().as_secs_f64() })
@@ -284,12 +346,13 @@ pub fn whole(
 #[must_use]
 pub fn programs(columns: usize) -> Vec<Program> {
     let stripe = fitted(Stripe::default(), columns);
-    let mut all: Vec<Program> =
-        [File::Normalise, File::Zinger, File::Stripe, File::Half, File::Selftest, File::Wavelet, File::Titarenko]
-            .map(Program::of)
-            .into();
+    let plain =
+        [File::Normalise, File::Zinger, File::Stripe, File::Half, File::Selftest, File::Wavelet, File::Titarenko];
+    let mut all: Vec<Program> = plain.map(Program::of).into();
+    all.push(Program::of(File::Paganin));
+    all.extend([1, 2, 4, 8, 16].map(|slices| Program::of(File::Iterative).with("SLICES", slices)));
     all.extend([1, 2, 4, 8, 16].map(|keys| Program::of(File::Rank).with("KEYS", keys)));
-    let mut windows = vec![stripe.large, stripe.small, 5, 21, 61];
+    let mut windows = vec![stripe.large, stripe.small, 5, 21, 61, 129];
     // The windows of the check's sizes.
     windows.extend(super::check::WINDOWS);
     windows.sort_unstable();

@@ -3,20 +3,21 @@
 //! One code for two places: tests run it on the emulated device in small sizes, `beampilot bench gpu` on a card in large
 //! ones. Tolerances are derived beside each check; a comparison with anything that is not finite fails.
 
+use super::Setup;
+pub use super::check_chains::chains;
+pub use super::check_frames::plain_frames;
 use super::constants::{Constants, put};
 use super::memory::Needs;
 use super::steps::Chunk;
 use super::stripe_steps::{median_program, rank_program, sort_shape};
-use super::{Outcome, Setup};
 use crate::device::gpu::{Arg, Plain, Shape, Stream};
 use crate::device::kernels::{File, Program};
 use crate::device::{DeviceError, Gpu};
-use crate::technique::tomography::chain::RawRows;
-use crate::technique::tomography::compute::{self, Shared, UPSAMPLING};
+use crate::technique::tomography::compute::UPSAMPLING;
 use crate::technique::tomography::filter::Filter;
 use crate::technique::tomography::gridding::{Geometry, Padding, Plan};
 use crate::technique::tomography::normalize::{self, Flat};
-use crate::technique::tomography::recipe::{Algorithm, Recipe};
+use crate::technique::tomography::recipe::Algorithm;
 use crate::technique::tomography::stripe::{self, Stripe};
 use crate::technique::tomography::stripes::Stripes;
 use crate::technique::tomography::titarenko::Titarenko;
@@ -58,7 +59,7 @@ impl Finding {
 }
 
 /// `‖got − want‖ / ‖want‖`; infinite when anything is not finite.
-fn relative<'a>(got: impl IntoIterator<Item = &'a f32>, want: impl IntoIterator<Item = &'a f32>) -> f64 {
+pub(super) fn relative<'a>(got: impl IntoIterator<Item = &'a f32>, want: impl IntoIterator<Item = &'a f32>) -> f64 {
     let (mut above, mut below) = (0.0, 0.0);
     let mut want = want.into_iter();
     for &g in got {
@@ -87,7 +88,7 @@ fn largest<'a>(got: impl IntoIterator<Item = &'a f32>, want: impl IntoIterator<I
 }
 
 /// Elements that differ in their bits.
-fn differing<T: PartialEq>(got: &[T], want: &[T]) -> f64 {
+pub(super) fn differing<T: PartialEq>(got: &[T], want: &[T]) -> f64 {
     if got.len() != want.len() {
         return f64::INFINITY;
     }
@@ -98,18 +99,18 @@ fn differing<T: PartialEq>(got: &[T], want: &[T]) -> f64 {
 /// as [`Rig::stripes`] and [`super::fitted`] make them.
 pub(super) const WINDOWS: [usize; 13] = [3, 5, 7, 9, 13, 15, 21, 23, 41, 43, 61, 63, 65];
 
-struct Rig<'a> {
-    gpu: &'a Gpu,
-    stream: Stream,
-    size: Size,
-    rng: ChaCha8Rng,
-    angles: Vec<f64>,
+pub(super) struct Rig<'a> {
+    pub gpu: &'a Gpu,
+    pub stream: Stream,
+    pub size: Size,
+    pub rng: ChaCha8Rng,
+    pub angles: Vec<f64>,
     found: Vec<Finding>,
 }
 
-type Checked = Result<(), DeviceError>;
+pub(super) type Checked = Result<(), DeviceError>;
 /// Line integrals, images, counters.
-type Results = (Vec<f32>, Vec<f32>, Vec<u64>);
+pub(super) type Results = (Vec<f32>, Vec<f32>, Vec<u64>);
 
 /// Every kernel against its reference.
 ///
@@ -128,15 +129,19 @@ pub fn kernels(gpu: &Gpu, size: Size, seed: u64) -> Result<Vec<Finding>, DeviceE
     rig.stripes()?;
     rig.gridding()?;
     rig.direct()?;
+    rig.projector()?;
+    rig.iterations()?;
+    rig.paganin()?;
+    rig.frames()?;
     Ok(rig.found)
 }
 
 impl Rig<'_> {
-    fn find(&mut self, what: impl Into<String>, error: f64, allowed: f64) {
+    pub fn find(&mut self, what: impl Into<String>, error: f64, allowed: f64) {
         self.found.push(Finding { what: what.into(), error, allowed });
     }
 
-    fn get<T: Plain>(&self, address: &crate::device::gpu::Buffer, count: usize) -> Result<Vec<T>, DeviceError> {
+    pub fn get<T: Plain>(&self, address: &crate::device::gpu::Buffer, count: usize) -> Result<Vec<T>, DeviceError> {
         let mut host = self.gpu.pinned(count * size_of::<T>())?;
         self.stream.download::<T>(address, &mut host, count)?;
         self.stream.synchronize()?;
@@ -147,13 +152,21 @@ impl Rig<'_> {
         self.stream.launch(self.gpu.function(&Program::of(file), name)?, shape, arguments)
     }
 
-    fn setup(&self, algorithm: Algorithm, filter: Filter, padding: Padding, centre: f64) -> Result<Setup, DeviceError> {
+    pub fn setup(
+        &self,
+        algorithm: Algorithm,
+        filter: Filter,
+        padding: Padding,
+        centre: f64,
+    ) -> Result<Setup, DeviceError> {
         let Size { rows, columns, .. } = self.size;
         let geometry = Geometry { centre, filter, padding, ..Geometry::new(columns, &self.angles) };
         let plan = Plan::new(&geometry).map_err(|e| DeviceError::Unsupported(e.to_string()))?;
         Ok(Setup {
             plan,
             algorithm,
+            iterate: None,
+            blend: None,
             centre,
             held: rows,
             before: 0,
@@ -170,7 +183,7 @@ impl Rig<'_> {
     }
 
     /// Puts `counts` or `sinograms` on the device as one chunk, runs `work`, and returns line integrals, images, counters.
-    fn chunk(
+    pub fn chunk(
         &self,
         setup: &Setup,
         counts: Option<&Array3<f32>>,
@@ -305,8 +318,8 @@ impl Rig<'_> {
                 rows.into(),
                 columns.into(),
                 0_u32.into(),
-                rows.into(),
-                angles.into(),
+                (angles * columns).into(),
+                columns.into(),
                 (width / 2).into(),
                 options.threshold.into(),
                 (&counter).into(),
@@ -324,8 +337,10 @@ impl Rig<'_> {
     }
 
     fn median(&mut self) -> Checked {
-        let Size { angles, columns, .. } = self.size;
-        for width in [5, 21, 61] {
+        let angles = self.size.angles;
+        // The widest does not fit the registers.
+        for width in [5, 21, 61, 129] {
+            let columns = self.size.columns.max(width);
             let values: Vec<f32> =
                 (0..2 * columns * angles).map(|_| self.rng.random_range(-20..20) as f32 / 4.0).collect();
             let (input, out) = (put(self.gpu, &self.stream, &values)?, self.gpu.alloc(4 * values.len())?);
@@ -368,7 +383,7 @@ impl Rig<'_> {
     }
 
     /// Sinograms of the phantom, off the middle.
-    fn sinograms(&self, centre: f64) -> Array3<f32> {
+    pub fn sinograms(&self, centre: f64) -> Array3<f32> {
         let Size { rows, columns, .. } = self.size;
         phantom::sinograms(&phantom::ellipsoids(), rows, columns, columns, &self.angles, centre)
     }
@@ -495,93 +510,6 @@ fn nearest_half(v: f32, all: &[(f64, u16)]) -> u16 {
     let (up, down) = ((all[above].0 - a).abs(), (a - all[below].0).abs());
     let pick = if up < down || (up == down && all[above].1.is_multiple_of(2)) { above } else { below };
     sign | all[pick].1
-}
-
-/// Whole slabs, counts to volume, on the GPU and on the CPU.
-///
-/// # Errors
-/// The device fails, or declines what it should do.
-pub fn chains(gpu: &Gpu, size: Size, seed: u64) -> Result<Vec<Finding>, String> {
-    let angles: Vec<f64> = (0..size.angles).map(|i| i as f64 * std::f64::consts::PI / size.angles as f64).collect();
-    let centre = size.columns as f64 / 2.0 - 1.8;
-    let base = Recipe::default();
-    let zinger = Some(Zinger { width: 3, threshold: 0.3 });
-    let mut found = Vec::new();
-    for (name, recipe, margin, whole) in [
-        ("gridding", base.clone(), (0, 0), true),
-        (
-            "zingers, stripes, gridding, margins",
-            Recipe { zinger, stripe: Some(Stripes::Vo(Stripe::default())), ..base.clone() },
-            (1, 1),
-            true,
-        ),
-        ("direct, fractional counts", Recipe { algorithm: Algorithm::Direct, zinger, ..base.clone() }, (1, 0), false),
-        ("wavelet", Recipe { stripe: Some(Stripes::Wavelet(Wavelet::default())), ..base.clone() }, (0, 0), true),
-        ("titarenko", Recipe { stripe: Some(Stripes::Titarenko(Titarenko::default())), ..base.clone() }, (0, 0), true),
-        ("edge padding, no mask", Recipe { padding: Padding::Edge, mask: None, ..base }, (0, 0), true),
-    ] {
-        let rows = if recipe.algorithm == Algorithm::Direct { size.rows.min(4) } else { size.rows };
-        let rng = ChaCha8Rng::seed_from_u64(seed);
-        let raw = || raw_rows(&mut rng.clone(), Size { rows, ..size }, &angles, centre, margin, whole);
-        let shared = Shared { recipe: &recipe, angles: &angles, pixel_size_cm: Some(1e-3), image_size: None, bin: 1 };
-        let (got, counted) = match super::slab(gpu, &shared, centre, &raw()).map_err(|e| format!("{name}: {e}"))? {
-            Outcome::Done(volume, counted) => (volume, counted),
-            Outcome::Declined(why) => return Err(format!("{name}: declined: {why}")),
-        };
-        let (want, expected) = compute::slab_on_cpu(&shared, centre, raw()).map_err(|e| format!("{name}: {e}"))?;
-        // The widest of the kernels' errors; a zinger or stripe judged otherwise would show as 1e-3.
-        found.push(Finding { what: format!("{name}: relative L2"), error: relative(&got, &want), allowed: 1e-5 });
-        if margin == (0, 0) {
-            let differ = f64::from(u8::from(counted != expected));
-            found.push(Finding { what: format!("{name}: counts of repairs"), error: differ, allowed: 0.0 });
-        }
-    }
-    Ok(found)
-}
-
-/// Counts of the phantom, with zingers and a stripe; flats before and after.
-fn raw_rows(
-    rng: &mut ChaCha8Rng,
-    size: Size,
-    angles: &[f64],
-    centre: f64,
-    margin: (usize, usize),
-    whole: bool,
-) -> RawRows {
-    let held = size.rows + margin.0 + margin.1;
-    let sinograms = phantom::sinograms(&phantom::ellipsoids(), held, size.columns, size.columns, angles, centre);
-    let scale = 3.0 / size.columns as f32;
-    let beam = |u: usize| 20_000.0 + 10.0 * (u as f32).sin() * 40.0;
-    let mut projections = Array3::from_shape_fn((angles.len(), held, size.columns), |(a, r, u)| {
-        let level = beam(u) * (1.0 - 0.1 * a as f32 / angles.len() as f32);
-        let transmitted = (-scale * sinograms[[r, a, u]]).exp();
-        let counts = 100.0 + level * transmitted * (1.0 + rng.random_range(-0.003..0.003_f32));
-        if whole { counts.round() } else { counts }
-    });
-    let stripe = size.columns / 3;
-    projections.index_axis_mut(Axis(2), stripe).mapv_inplace(|v| if whole { (v * 0.93).round() } else { v * 0.93 });
-    for _ in 0..size.angles {
-        let (a, r, u) =
-            (rng.random_range(0..angles.len()), rng.random_range(0..held), rng.random_range(0..size.columns));
-        projections[[a, r, u]] = 60_000.0;
-    }
-    let frames = |level: f32, rng: &mut ChaCha8Rng| {
-        Array3::from_shape_fn((3, held, size.columns), |(_, _, u)| {
-            100.0 + level * beam(u) + rng.random_range(-9.0..9.0_f32).round()
-        })
-    };
-    let darks = Array3::from_shape_fn((3, held, size.columns), |_| 100.0 + rng.random_range(-3.0..3.0_f32).round());
-    RawRows {
-        rows: margin.0..margin.0 + size.rows,
-        margin,
-        optics: None,
-        projections,
-        darks: Some(darks),
-        flats: vec![(0.0, frames(1.0, rng)), ((angles.len() - 1) as f64, frames(0.9, rng))],
-        floating: false,
-        transmission: false,
-        at: "check".to_owned(),
-    }
 }
 
 /// Frees the device memory that slabs keep for the next one.

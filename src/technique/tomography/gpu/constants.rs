@@ -1,12 +1,14 @@
 //! What all chunks of a slab share, on the device: flats, darks, directions, gains.
 //!
-//! The layouts of `Ray` are those of `gridding.cu` and `backproject.cu`.
+//! The layouts of `Ray` are those of `gridding.cu`, `backproject.cu` and `iterative.cu`.
 
+use super::iterate::Weights;
 use super::{Setup, stripe_steps};
 use crate::device::gpu::{Buffer, Plain, Stream};
 use crate::device::{DeviceError, Gpu};
 use crate::technique::tomography::compute::UPSAMPLING;
 use crate::technique::tomography::gridding::Ray;
+use crate::technique::tomography::iterative::Method;
 use crate::technique::tomography::normalize;
 use crate::technique::tomography::recipe::Algorithm;
 
@@ -24,6 +26,10 @@ pub(super) struct Constants {
     pub deapodise: Buffer,
     pub first_ray: Buffer,
     pub stripe_factors: Buffer,
+    /// Of an axis aside, a column each.
+    pub blend: Option<Buffer>,
+    /// SIRT's.
+    pub weights: Option<Weights>,
 }
 
 /// Copies values to the device and waits.
@@ -49,20 +55,27 @@ impl Constants {
             part.push(between);
         }
         let (rays, first) = match setup.algorithm {
+            Algorithm::Sirt | Algorithm::Cgls => {
+                (setup.iterate.as_ref().map_or(Vec::new(), |i| i.rays().to_vec()), vec![0])
+            }
             Algorithm::Direct => (plan.rays.iter().flat_map(direct_ray).collect(), vec![0]),
-            _ => {
+            Algorithm::Gridding => {
                 let step = plan.grid as f64 / plan.padded as f64;
                 let words: Vec<u32> = plan.rays.iter().flat_map(|r| gridding_ray(r, step)).collect();
                 (words, first_rays(&plan.rays, BUCKETS))
             }
         };
+        let rays = put(gpu, stream, &rays)?;
+        let sirt = setup.iterate.as_ref().filter(|i| i.method == Method::Sirt);
         Ok(Self {
+            weights: sirt.map(|i| Weights::new(gpu, stream, i, &rays)).transpose()?,
+            blend: setup.blend.as_ref().map(|w| put(gpu, stream, w)).transpose()?,
             dark: put(gpu, stream, &dark)?,
             flats: put(gpu, stream, &flats)?,
             low: put(gpu, stream, &low)?,
             high: put(gpu, stream, &high)?,
             part: put(gpu, stream, &part)?,
-            rays: put(gpu, stream, &rays)?,
+            rays,
             gains: put(gpu, stream, &plan.gains)?,
             deapodise: put(gpu, stream, &plan.deapodise)?,
             first_ray: put(gpu, stream, &first)?,

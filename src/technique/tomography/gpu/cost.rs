@@ -6,6 +6,7 @@
 //! written once a kernel.
 
 use super::Setup;
+use super::frame_steps::Size;
 use super::memory::{Needs, STRETCH};
 use crate::technique::tomography::kernel::WIDTH;
 
@@ -142,6 +143,51 @@ pub(super) fn of(setup: &Setup, needs: &Needs, name: &str, window: usize) -> Opt
             }
         }
         "mask_scale" => memory(8.0 * rows * pixels),
+        // Iterations. A slice's image has an empty pixel around it; an operation in double precision counts as two.
+        "interleave" => memory(8.0 * values),
+        "project" => {
+            // Every line is crossed once: a place (nine operations), and two pixels of every slice.
+            let visits = angles * columns * size;
+            let traffic = memory(4.0 * rows * pixels + 8.0 * values);
+            Work { flops: visits * (18.0 + 4.0 * rows), inner: visits * 8.0 * rows, ..traffic }
+        }
+        "spread" => {
+            // A pixel meets two crossings of an angle at most, 1/|a| of them on the average over directions: 2√2/π · 2.
+            let visits = angles * pixels;
+            let met = 8.0 * std::f64::consts::FRAC_1_SQRT_2 / std::f64::consts::PI;
+            let traffic = memory(4.0 * rows * pixels + 4.0 * values);
+            Work { flops: visits * (32.0 + 2.0 * met * rows), inner: visits * 4.0 * met * rows, ..traffic }
+        }
+        "measure sinograms" => Work { flops: 4.0 * values, ..memory(4.0 * values) },
+        "measure and weigh" => Work { flops: 5.0 * values, ..memory(8.0 * values + 4.0 * angles * columns) },
+        "measure images" => Work { flops: 4.0 * rows * pixels, ..memory(4.0 * rows * pixels) },
+        "combine images" => Work { flops: 7.0 * rows * pixels, ..memory(12.0 * rows * pixels) },
+        "combine sinograms" => Work { flops: 7.0 * values, ..memory(12.0 * values) },
+        "sirt_step" => Work { flops: 13.0 * rows * pixels, ..memory(12.0 * rows * pixels + 4.0 * pixels) },
+        "clamp" | "release" => memory(8.0 * rows * pixels),
+        _ => return None,
+    })
+}
+
+/// Work of a kernel on a full run of frames; `None` for a name that is not counted.
+pub(super) fn of_frames(size: &Size, zinger: usize, name: &str) -> Option<Work> {
+    let f = |n: usize| n as f64;
+    let (pixels, cells) = (2.0 * f(size.pairs) * f(size.frame()), f(size.cells()));
+    let memory = |bytes: f64| Work { memory: bytes, ..Work::default() };
+    Some(match name {
+        "transmission" => Work { flops: 6.0 * pixels, ..memory(8.0 * pixels) },
+        "repair" => memory(2.0 * f(size.pairs * size.rows)),
+        "zinger" => {
+            let window = f(zinger).powi(2);
+            Work { integer: 2.0 * window * pixels, inner: 4.0 * window * pixels, ..memory(8.0 * pixels) }
+        }
+        "place_frames" | "take_frames" => memory(4.0 * pixels + 8.0 * cells),
+        // Two passes over more than the caches hold.
+        "transform of frames" => {
+            Work { flops: 5.0 * cells * (f(size.high) * f(size.wide)).log2(), ..memory(32.0 * cells) }
+        }
+        // Four turned and scaled terms a cell, and a share of the gains.
+        "damp_frames" => Work { flops: 40.0 * cells, ..memory(16.0 * cells) },
         _ => return None,
     })
 }

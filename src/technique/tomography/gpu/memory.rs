@@ -1,6 +1,6 @@
 //! How much of a device a chunk takes, and how many rows fit.
 
-use super::{Setup, stripe_steps};
+use super::{Setup, iterate, stripe_steps};
 use crate::device::{DeviceError, Gpu};
 use crate::technique::tomography::recipe::Algorithm;
 use crate::technique::tomography::stripes::Stripes;
@@ -11,11 +11,11 @@ const MOST_PAIRS: usize = 8;
 /// The direct method keeps eight sums per pair and interpolates from two places.
 const MOST_PAIRS_DIRECT: usize = 4;
 /// Share of the free memory that is planned for; the rest is for what others take meanwhile, and for rounding.
-const PLANNED: f64 = 0.9;
+pub(super) const PLANNED: f64 = 0.9;
 /// Fine lines held at once by the direct method, bytes.
 const FINE_LINES: usize = 1 << 30;
-/// Widest median whose window fits the registers.
-const WIDEST: usize = 127;
+/// Widest median: the local memory of all threads that run at once is a gigabyte with twice that.
+const WIDEST: usize = 511;
 /// Angles from which roughness is summed in one piece.
 pub(super) const STRETCH: usize = 128;
 
@@ -55,7 +55,8 @@ impl Needs {
                 rays = (FINE_LINES / ray).clamp(1, angles);
                 lines + rays * ray
             }
-            _ => {
+            Algorithm::Sirt | Algorithm::Cgls => iterate::bytes(setup, pairs),
+            Algorithm::Gridding => {
                 let grids = 8 * pairs * plan.grid * plan.grid;
                 8 * pairs * angles * (plan.padded + 1) + lines.max(grids)
             }
@@ -110,7 +111,7 @@ pub(super) fn too_large(gpu: &Gpu, setup: &Setup) -> Result<Option<String>, Devi
             "too many angles for stripe removal",
         ));
         limits.push((8 * columns.next_power_of_two() <= shared, "rows too wide for stripe removal"));
-        limits.push((stripe.large.max(stripe.small) <= WIDEST, "a stripe window wider than 127"));
+        limits.push((stripe.large.max(stripe.small) <= WIDEST, "a stripe window wider than 511"));
     }
     Ok(limits.into_iter().find(|(fits, _)| !fits).map(|(_, why)| format!("{why}: done on the CPU")))
 }

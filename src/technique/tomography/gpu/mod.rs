@@ -3,6 +3,7 @@
 //! Contract
 //! - The algorithm is that of the CPU, so that results agree to rounding (1e-5 relative L2). What the GPU cannot do it
 //!   declines, in words, and the CPU does it.
+//! - Phase retrieval works on frames, not rows: it goes first, over all rows of the slab ([`frames`]).
 //! - A slab goes through in chunks of rows, sized to the device's free memory; when memory runs out nevertheless the chunks
 //!   are halved, and only when a single pair of rows does not fit is the slab declined.
 //! - Three streams: while a chunk is computed the next is uploaded and the one before downloaded ([`pipeline`]).
@@ -10,9 +11,16 @@
 //! - Counts of repairs cover the slab's own rows; the CPU counts the margin's rows, too.
 
 pub mod bench;
+pub mod bench_frames;
 pub mod check;
+mod check_chains;
+mod check_frames;
+mod check_iterative;
 mod constants;
 pub mod cost;
+mod frame_steps;
+pub(super) mod frames;
+mod iterate;
 mod memory;
 mod pipeline;
 mod steps;
@@ -23,18 +31,26 @@ use super::compute::{Shared, UPSAMPLING};
 use super::convention;
 use super::error::TomographyError;
 use super::gridding::{Geometry, Padding, Plan};
+use super::iterative::Method;
 use super::normalize::{self, Flat};
+use super::offset;
+use super::projector::Projector;
 use super::recipe::{Algorithm, Recipe};
 use super::stripes::Stripes;
 use super::zinger::Zinger;
 use crate::device::{DeviceError, Gpu};
 use crate::technique::Fault;
+use iterate::Iterate;
 use ndarray::{Array2, Array3};
 
 /// Everything about a slab but its pixels.
 pub(super) struct Setup {
     pub plan: Plan,
     pub algorithm: Algorithm,
+    /// What to iterate, of algorithms that do.
+    pub iterate: Option<Iterate>,
+    /// Weights of columns, where the axis lies aside and a whole turn is blended.
+    pub blend: Option<Vec<f32>>,
     pub centre: f64,
     /// Rows of the arrays, the margins included.
     pub held: usize,
@@ -67,34 +83,44 @@ impl Setup {
     }
 }
 
+/// Keys of the recipe that [`unknown_choice`] lets pass.
+const KNOWN: [&str; 30] = [
+    "center",
+    "center_search",
+    "center_method",
+    "center_try",
+    "turn",
+    "algorithm",
+    "iterative",
+    "filter",
+    "padding",
+    "zinger",
+    "paganin",
+    "stripe",
+    "normalize",
+    "minus_log",
+    "mask",
+    "pixel_size_um",
+    "angles",
+    "reverse",
+    // What is read of a scan, how it is kept, and what is written of a slice: before and behind what is done here.
+    "angle_step",
+    "rows",
+    "columns",
+    "binning",
+    "projections",
+    "region",
+    "scratch",
+    "single_file",
+    "preview",
+    "output",
+    "integer",
+    "memory_gb",
+];
+
 /// What a recipe may say for its slabs to be done on a GPU: the keys known here, and any value of them that [`declined`] lets
 /// pass; every other key only with its default value. A key that is new to the recipe is so never passed over in silence.
 fn unknown_choice(asked: &serde_json::Value, usual: &serde_json::Value) -> Option<String> {
-    const KNOWN: [&str; 23] = [
-        "center",
-        "center_search",
-        "center_method",
-        "center_try",
-        "turn",
-        "algorithm",
-        "iterative",
-        "filter",
-        "padding",
-        "zinger",
-        "paganin",
-        "stripe",
-        "normalize",
-        "minus_log",
-        "mask",
-        "pixel_size_um",
-        "angles",
-        "reverse",
-        "single_file",
-        "preview",
-        "output",
-        "integer",
-        "memory_gb",
-    ];
     let other = asked.as_object()?.iter().find(|(key, value)| {
         !KNOWN.contains(&key.as_str()) && usual.get(key.as_str()).is_none_or(|default| default != *value)
     });
@@ -102,18 +128,7 @@ fn unknown_choice(asked: &serde_json::Value, usual: &serde_json::Value) -> Optio
 }
 
 /// Why the kernels are not for this slab, if so.
-fn declined(shared: &Shared<'_>, raw: &RawRows) -> Option<String> {
-    match shared.recipe.algorithm {
-        Algorithm::Gridding | Algorithm::Direct => {}
-        other @ (Algorithm::Sirt | Algorithm::Cgls) => return Some(format!("{other:?} runs on the CPU")),
-    }
-    if shared.image_size.is_some() {
-        return Some("an image wider than the detector is made on the CPU".to_owned());
-    }
-    // Where the frame-order stage has been, phases are retrieved already.
-    if raw.optics.is_some() && !raw.transmission {
-        return Some("phase retrieval is done on the CPU".to_owned());
-    }
+fn declined(shared: &Shared<'_>) -> Option<String> {
     match (serde_json::to_value(shared.recipe), serde_json::to_value(Recipe::default())) {
         (Ok(asked), Ok(usual)) => unknown_choice(&asked, &usual),
         _ => Some("a recipe that cannot be read is done on the CPU".to_owned()),
@@ -124,27 +139,33 @@ fn declined(shared: &Shared<'_>, raw: &RawRows) -> Option<String> {
 pub(super) enum Outcome {
     /// `[z, y, x]`, as the CPU's.
     Done(Array3<f32>, Repaired),
-    /// Left to the CPU, and why.
-    Declined(String),
+    /// Left to the CPU, and why; with what was repaired on the way to transmission, when the rows are that by now.
+    Declined(String, Repaired),
 }
 
-/// Reconstructs rows on a GPU.
+/// Reconstructs rows on a GPU. Where phases are retrieved the rows become transmission on the way, in place.
 ///
 /// # Errors
 /// [`Fault::Input`] as on the CPU, [`Fault::Task`] when the device fails.
-pub(super) fn slab(gpu: &Gpu, shared: &Shared<'_>, center: f64, raw: &RawRows) -> Result<Outcome, Fault> {
+pub(super) fn slab(gpu: &Gpu, shared: &Shared<'_>, center: f64, raw: &mut RawRows) -> Result<Outcome, Fault> {
     let recipe = shared.recipe;
-    if let Some(why) = declined(shared, raw) {
-        return Ok(Outcome::Declined(why));
+    let mut repaired = Repaired::default();
+    if let Some(why) = declined(shared) {
+        return Ok(Outcome::Declined(why, repaired));
     }
+    if raw.optics.is_some() && !raw.transmission {
+        match frames::of_rows(gpu, recipe, raw)? {
+            frames::Framed::Done(so_far) => repaired = so_far,
+            frames::Framed::Declined(why) => return Ok(Outcome::Declined(why, repaired)),
+        }
+    }
+    let raw = &*raw;
     let refused = |e: TomographyError| Fault::Input(format!("{}: {e}", raw.at));
     let (_, held, columns) = raw.projections.dim();
-    let mut repaired = Repaired::default();
     if raw.floating && !raw.transmission {
-        repaired.non_finite = super::chain::non_finite(&raw.projections);
-        if repaired.non_finite as f64 > BAD_SHARE * raw.projections.len().max(1) as f64 {
-            // The CPU has the words for it.
-            return Ok(Outcome::Declined("too many pixels are not finite".to_owned()));
+        match finite(&raw.projections) {
+            Ok(some) => repaired.non_finite = some,
+            Err(why) => return Ok(Outcome::Declined(why, repaired)),
         }
     }
     // Transmission passes with flat 1 and dark 0.
@@ -157,16 +178,22 @@ pub(super) fn slab(gpu: &Gpu, shared: &Shared<'_>, center: f64, raw: &RawRows) -
         (Array2::zeros((held, columns)), vec![Flat { at: 0.0, mean: Array2::ones((held, columns)) }])
     };
     normalize::check_frames((held, columns), dark.view(), &flats).map_err(refused)?;
+    let size = shared.image_size.unwrap_or(columns);
     let geometry = Geometry {
         centre: center,
         filter: recipe.filter,
         padding: recipe.padding,
+        size,
         ..Geometry::new(columns, shared.angles)
     };
-    let radius = recipe.mask.map(|ratio| ratio * columns as f64 / 2.0);
+    let radius = recipe.mask.map(|ratio| ratio * size as f64 / 2.0);
+    let iterate = iterate(recipe, &geometry).map_err(refused)?;
     let setup = Setup {
         plan: Plan::new(&geometry).map_err(refused)?,
         algorithm: recipe.algorithm,
+        // An iteration explains every projection by itself; a sum of back-projections must count nothing twice.
+        blend: (shared.image_size.is_some() && iterate.is_none()).then(|| offset::weights(columns, center)),
+        iterate,
         centre: center,
         held,
         before: raw.margin.0,
@@ -193,9 +220,27 @@ pub(super) fn slab(gpu: &Gpu, shared: &Shared<'_>, center: f64, raw: &RawRows) -
     }
     match run(gpu, &setup, &raw.projections) {
         Ok(Ok((volume, counted))) => Ok(Outcome::Done(volume, repaired.plus(counted))),
-        Ok(Err(why)) => Ok(Outcome::Declined(why)),
+        Ok(Err(why)) => Ok(Outcome::Declined(why, if raw.transmission { repaired } else { Repaired::default() })),
         Err(error) => Err(Fault::Task(format!("{}: the GPU failed: {error}", raw.at))),
     }
+}
+
+/// What iterative algorithms iterate.
+fn iterate(recipe: &Recipe, geometry: &Geometry<'_>) -> Result<Option<Iterate>, TomographyError> {
+    let method = match recipe.algorithm {
+        Algorithm::Sirt => Method::Sirt,
+        Algorithm::Cgls => Method::Cgls,
+        Algorithm::Gridding | Algorithm::Direct => return Ok(None),
+    };
+    recipe.iterative.check()?;
+    Ok(Some(Iterate::new(&Projector::new(geometry)?, method, recipe.iterative, geometry.columns)))
+}
+
+/// How many pixels are not finite; too many are declined: the CPU has the words for it.
+fn finite(projections: &Array3<f32>) -> Result<u64, String> {
+    let some = super::chain::non_finite(projections);
+    let few = some as f64 <= BAD_SHARE * projections.len().max(1) as f64;
+    few.then_some(some).ok_or_else(|| "too many pixels are not finite".to_owned())
 }
 
 /// Runs a slab; the inner error is why it is declined.
@@ -220,42 +265,23 @@ impl Setup {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::technique::tomography::paganin::Optics;
-    use crate::technique::tomography::recipe::Center;
+    use crate::technique::tomography::recipe::{Center, KEYS};
 
-    fn raw(optics: Option<Optics>, transmission: bool) -> RawRows {
-        RawRows {
-            rows: 0..1,
-            margin: (0, 0),
-            projections: Array3::zeros((3, 1, 4)),
-            darks: None,
-            flats: Vec::new(),
-            optics,
-            floating: false,
-            transmission,
-            at: String::new(),
-        }
-    }
-
-    fn answer(recipe: &Recipe, image_size: Option<usize>, raw: &RawRows) -> Option<String> {
+    fn answer(recipe: &Recipe, image_size: Option<usize>) -> Option<String> {
         let angles = [0.0, 1.0, 2.0];
-        declined(&Shared { recipe, angles: &angles, pixel_size_cm: None, image_size, bin: 1 }, raw)
+        declined(&Shared { recipe, angles: &angles, pixel_size_cm: None, image_size, bin: 1 })
     }
 
     #[test]
-    fn what_the_kernels_cannot_do_is_left_to_the_cpu_in_words() {
+    fn recipes_are_for_the_kernels_whatever_they_ask() {
         let plain = Recipe { center: Center::Pixel(1.5), ..Recipe::default() };
-        assert_eq!(answer(&plain, None, &raw(None, false)), None);
-        let direct = Recipe { algorithm: Algorithm::Direct, ..plain.clone() };
-        assert_eq!(answer(&direct, None, &raw(None, false)), None);
-        for algorithm in [Algorithm::Sirt, Algorithm::Cgls] {
-            let recipe = Recipe { algorithm, ..plain.clone() };
-            assert!(answer(&recipe, None, &raw(None, false)).unwrap().contains("CPU"), "{algorithm:?}");
+        assert_eq!(answer(&plain, None), None);
+        assert_eq!(answer(&plain, Some(9)), None);
+        assert_eq!(KEYS.iter().find(|key| !KNOWN.contains(key)), None, "a key that is left to the CPU");
+        for algorithm in [Algorithm::Direct, Algorithm::Sirt, Algorithm::Cgls] {
+            let recipe = Recipe { algorithm, rows: Some((3, 9)), angle_step: 2, ..plain.clone() };
+            assert_eq!(answer(&recipe, Some(9)), None, "{algorithm:?}");
         }
-        assert!(answer(&plain, Some(9), &raw(None, false)).unwrap().contains("wider"));
-        let optics = Optics { energy_kev: 20.0, distance_mm: 10.0, pixel_size_um: 1.0, delta_beta: 100.0 };
-        assert!(answer(&plain, None, &raw(Some(optics), false)).unwrap().contains("phase"));
-        assert_eq!(answer(&plain, None, &raw(Some(optics), true)), None);
     }
 
     #[test]

@@ -27,14 +27,30 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-struct Slot {
-    raw: Buffer,
-    images: Buffer,
-    staged: Pinned,
-    result: Pinned,
-    up: Event,
-    done: Event,
-    down: Event,
+/// One of two: what comes, what goes, and how far each is.
+pub(super) struct Slot {
+    pub raw: Buffer,
+    pub images: Buffer,
+    pub staged: Pinned,
+    pub result: Pinned,
+    pub up: Event,
+    pub done: Event,
+    pub down: Event,
+}
+
+impl Slot {
+    /// For so many bytes in and out.
+    pub fn new(gpu: &Gpu, raw: usize, images: usize) -> Result<Self, DeviceError> {
+        Ok(Self {
+            raw: gpu.alloc(raw)?,
+            images: gpu.alloc(images)?,
+            staged: gpu.pinned(raw)?,
+            result: gpu.pinned(images)?,
+            up: gpu.event()?,
+            done: gpu.event()?,
+            down: gpu.event()?,
+        })
+    }
 }
 
 /// Memory and streams for chunks of one shape.
@@ -68,17 +84,7 @@ impl Workspace {
         for layout in Chunk::layouts(setup, &needs) {
             gpu.plan(layout)?;
         }
-        let slot = || -> Result<Slot, DeviceError> {
-            Ok(Slot {
-                raw: gpu.alloc(needs.raw)?,
-                images: gpu.alloc(needs.images)?,
-                staged: gpu.pinned(needs.raw)?,
-                result: gpu.pinned(needs.images)?,
-                up: gpu.event()?,
-                done: gpu.event()?,
-                down: gpu.event()?,
-            })
-        };
+        let slot = || Slot::new(gpu, needs.raw, needs.images);
         Ok(Self {
             key,
             limited: key.1.pairs < memory::most(setup),
@@ -103,8 +109,18 @@ static KEPT: Mutex<Option<Workspace>> = Mutex::new(None);
 pub(super) fn forget(gpu: &Gpu) -> Result<(), DeviceError> {
     gpu.bind()?;
     *KEPT.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    super::frames::yield_memory();
     gpu.forget_plans();
     Ok(())
+}
+
+/// As [`forget`], unless a slab is under way.
+pub(super) fn yield_memory(gpu: &Gpu) {
+    if let Ok(mut kept) = KEPT.try_lock()
+        && kept.take().is_some()
+    {
+        gpu.forget_plans();
+    }
 }
 
 type Slab = (Array3<f32>, Repaired);
@@ -118,7 +134,13 @@ pub(super) fn run(gpu: &Gpu, setup: &Setup, projections: &Array3<f32>) -> Result
             // What is kept for another shape is in the way of measuring what is free.
             *kept = None;
             gpu.forget_plans();
-            memory::pairs(gpu, setup)?
+            let pairs = memory::pairs(gpu, setup)?;
+            if pairs < memory::most(setup) {
+                super::frames::yield_memory();
+                memory::pairs(gpu, setup)?
+            } else {
+                pairs
+            }
         }
     };
     loop {
@@ -127,6 +149,7 @@ pub(super) fn run(gpu: &Gpu, setup: &Setup, projections: &Array3<f32>) -> Result
                 // Nothing of the attempt may still run in memory that is freed.
                 gpu.synchronize()?;
                 *kept = None;
+                super::frames::yield_memory();
                 gpu.forget_plans();
                 if pairs == 1 {
                     return Ok(Err(format!("one pair of rows does not fit the device ({error}): done on the CPU")));
@@ -242,7 +265,7 @@ fn through(
 }
 
 /// Copies counts into pinned memory; true when they went in two bytes each.
-fn pack(from: ArrayView3<'_, f32>, staged: &mut Pinned) -> bool {
+pub(super) fn pack(from: ArrayView3<'_, f32>, staged: &mut Pinned) -> bool {
     let (angles, rows, columns) = from.dim();
     let frame = rows * columns;
     let whole = AtomicBool::new(true);

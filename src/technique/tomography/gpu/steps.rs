@@ -60,7 +60,52 @@ impl Carve<'_> {
     }
 }
 
+/// Where kernels go, and what takes note of them.
+#[derive(Clone, Copy)]
+pub(super) struct Queue<'a> {
+    pub gpu: &'a Gpu,
+    pub stream: &'a Stream,
+    pub probe: Option<&'a Probe>,
+}
+
+impl Queue<'_> {
+    pub fn launch(
+        &self,
+        program: &Program,
+        name: &'static str,
+        shape: Shape,
+        arguments: &[Arg],
+    ) -> Result<(), DeviceError> {
+        self.launch_as(name, program, name, shape, arguments)
+    }
+
+    /// Under a name of its own, for kernels that do different work.
+    pub fn launch_as(
+        &self,
+        label: &'static str,
+        program: &Program,
+        name: &'static str,
+        shape: Shape,
+        arguments: &[Arg],
+    ) -> Result<(), DeviceError> {
+        self.stream.launch(self.gpu.function(program, name)?, shape, arguments)?;
+        self.mark(label)
+    }
+
+    pub fn mark(&self, name: &'static str) -> Result<(), DeviceError> {
+        let Some(probe) = self.probe else { return Ok(()) };
+        let event = self.gpu.event()?;
+        self.stream.record(&event)?;
+        probe.borrow_mut().push((name, event));
+        Ok(())
+    }
+}
+
 impl Chunk<'_> {
+    pub(super) fn queue(&self) -> Queue<'_> {
+        Queue { gpu: self.gpu, stream: self.stream, probe: self.probe }
+    }
+
     pub(super) fn launch(
         &self,
         program: &Program,
@@ -68,8 +113,7 @@ impl Chunk<'_> {
         shape: Shape,
         arguments: &[Arg],
     ) -> Result<(), DeviceError> {
-        self.stream.launch(self.gpu.function(program, name)?, shape, arguments)?;
-        self.mark(name)
+        self.queue().launch(program, name, shape, arguments)
     }
 
     fn transform(&self, layout: Layout, from: u64, to: u64, direction: Direction) -> Result<(), DeviceError> {
@@ -81,12 +125,8 @@ impl Chunk<'_> {
         })
     }
 
-    fn mark(&self, name: &'static str) -> Result<(), DeviceError> {
-        let Some(probe) = self.probe else { return Ok(()) };
-        let event = self.gpu.event()?;
-        self.stream.record(&event)?;
-        probe.borrow_mut().push((name, event));
-        Ok(())
+    pub(super) fn mark(&self, name: &'static str) -> Result<(), DeviceError> {
+        self.queue().mark(name)
     }
 
     /// Everything: counts to images.
@@ -95,9 +135,10 @@ impl Chunk<'_> {
         if let Some(method) = &self.setup.stripe {
             self.stripes(method)?;
         }
-        match self.setup.algorithm {
-            Algorithm::Direct => self.direct(),
-            _ => self.gridding(),
+        match (&self.setup.iterate, self.setup.algorithm) {
+            (Some(iterate), _) => self.iterate(iterate).map(drop),
+            (None, Algorithm::Direct) => self.direct(),
+            (None, _) => self.gridding(),
         }
     }
 
@@ -155,8 +196,8 @@ impl Chunk<'_> {
             self.held.into(),
             columns.into(),
             self.before.into(),
-            self.rows.into(),
-            angles.into(),
+            row.into(),
+            columns.into(),
             (zinger.width / 2).into(),
             zinger.threshold.into(),
             self.counters.address(8).into(),
@@ -173,6 +214,7 @@ impl Chunk<'_> {
         let arguments = [
             Arg::from(self.sinograms),
             lines.into(),
+            self.constants.blend.as_ref().map_or(Arg::from(0_u64), Arg::from),
             self.rows.into(),
             plan.angles.into(),
             plan.columns.into(),
@@ -305,10 +347,11 @@ impl Chunk<'_> {
         let plan = &setup.plan;
         let rows = Layout::lines(plan.padded, needs.pairs * plan.angles);
         match setup.algorithm {
+            Algorithm::Sirt | Algorithm::Cgls => Vec::new(),
             Algorithm::Direct => {
                 vec![rows, Layout { stride: needs.pairs, ..Layout::lines(setup.fine(), needs.rays) }]
             }
-            _ => vec![rows, Layout::squares(plan.grid, needs.pairs)],
+            Algorithm::Gridding => vec![rows, Layout::squares(plan.grid, needs.pairs)],
         }
     }
 }
