@@ -355,10 +355,6 @@ impl Decoder {
             }
             let intensity = found.gain / (1.0 - closed);
             work.footprint.iter_mut().for_each(|f| *f *= intensity);
-            let seen = template.expected.iter().skip(found.offset);
-            let model = seen.map(|&e| (found.background + found.gain * f64::from(e)) as f32);
-            work.left.clear();
-            work.left.extend(work.data.iter().zip(model).map(|(d, m)| d - m));
             (work.footprint.iter().sum(), found.residual)
         };
         pixel.intensity = intensity as f32;
@@ -367,7 +363,9 @@ impl Decoder {
         // Near an end of the mask the true position may lie beyond: the best one there says nothing.
         let at_an_end = found.offset < 2 * apart || found.offset + work.data.len() + 2 * apart > template.samples();
         let noises = (f64::from(pixel.residual), mean, share);
-        let second = self.second_place(&template, &found, &offsets, noises, work);
+        // A box is no fit: what it leaves is mostly its own shape.
+        let second = self.setup.footprint.fit.then(|| self.second_place(&template, &found, &offsets, noises, work));
+        let second = second.flatten();
         if second.is_some() {
             pixel.flags |= flag::OVERLAP;
         }

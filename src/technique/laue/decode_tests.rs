@@ -187,9 +187,9 @@ fn light_of_two_grains_is_reported_and_that_of_one_is_not() {
         assert!(told >= least && astray.len() <= 3 && astray.iter().all(|p| p.0 & flag::OVERLAP != 0));
     }
     for peak in [50.0, 1000.0] {
-        let single = trials(&setup, 401, peak, 500, 12, false);
+        let single = trials(&setup, 401, peak, 300, 12, false);
         let false_alarms = single.iter().filter(|t| t.flags & flag::OVERLAP != 0).count();
-        println!("{peak}: {false_alarms} of 500 false");
+        println!("{peak}: {false_alarms} of 300 false");
         assert!(false_alarms <= 1, "{false_alarms}");
     }
 }
