@@ -151,3 +151,33 @@ fn the_mask_is_calibrated_from_the_command_line() {
     assert!(spread(1) < 1.0 && sharp(1) > 0.9 && sharp(1) > 2.0 * sharp(0), "{out}");
     assert!(std::fs::read_to_string(campaign.path("o.svg")).unwrap().contains("anglez"));
 }
+
+/// Frames in a file that a point links to: it belongs to the input, and what is made of it changes with it.
+#[test]
+fn files_that_a_point_links_to_belong_to_it() {
+    let campaign = Campaign::example("laue-aperture.toml");
+    let put = |depth: &str| {
+        let mut args = vec!["synth", "laue", "aside.h5", "--depths", depth, depth, "--sample", "0", "0", "0"];
+        args.extend(SMALL);
+        campaign.beampilot(&args);
+        std::fs::rename(campaign.path("aside.h5"), campaign.path("incoming/p0.frames")).unwrap();
+    };
+    put("-60");
+    let master = hdf5::File::create(campaign.path("incoming/p0.h5.part")).unwrap();
+    master.link_external("p0.frames", "/entry1", "/entry1").unwrap();
+    master.close().unwrap();
+    std::fs::rename(campaign.path("incoming/p0.h5.part"), campaign.path("incoming/p0.h5")).unwrap();
+    let run = || campaign.beampilot(&["run", "campaign.toml", "--once", "--workers", "2"]);
+    run();
+    let linked = campaign.json("results/34ide/p0/manifest.json")["input"]["linked"].clone();
+    assert!(linked[0]["path"].as_str().unwrap().ends_with("/incoming/p0.frames"), "{linked}");
+    let depth = |points: &[(f64, f64)]| points[0].1;
+    assert!((depth(&campaign.points()) + 60.0).abs() < 3.0);
+    run();
+    assert!(!campaign.path("results/34ide/p0~2").exists(), "nothing changed");
+    put("60");
+    run();
+    assert!(campaign.path("results/34ide/p0~2/recon.h5").is_file());
+    let points = campaign.points();
+    assert!(points.len() == 1 && (depth(&points) - 60.0).abs() < 3.0, "{points:?}");
+}

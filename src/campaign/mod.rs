@@ -197,8 +197,14 @@ impl Campaign {
                 let problem = format!("{} has no role \"{role}\"", stream.technique);
                 report(&format!("roles.{role}"), problem, suggestion(role, roles));
             }
-            let allowed = stream.inbox.iter().flat_map(|inbox| &inbox.allow);
-            for key in allowed.filter(|key| executes(technique, key)) {
+            let allowed = || stream.inbox.iter().flat_map(|inbox| &inbox.allow);
+            for key in allowed().filter(|key| technique.file_keys().contains(&key.as_str())) {
+                let problem = format!(
+                    "\"{key}\" names a file: whoever may write into the inbox could have the pilot read any that it can"
+                );
+                report("inbox.allow", problem, "remove it; `beampilot request` can set it from a shell".to_owned());
+            }
+            for key in allowed().filter(|key| executes(technique, key)) {
                 let problem = format!(
                     "\"{key}\" decides what is executed: whoever may write into the inbox could run anything as the pilot"
                 );
@@ -235,6 +241,18 @@ const MOST_BYTES: u64 = 1 << 20;
 pub(crate) fn executes(technique: &dyn Technique, key: &str) -> bool {
     let table = key.split('.').next().unwrap_or(key);
     technique.executing_keys().contains(&table)
+}
+
+/// The first key in a recipe, dotted below tables, that names a file to be read.
+pub(crate) fn file_key(
+    technique: &dyn Technique,
+    recipe: &serde_json::Map<String, serde_json::Value>,
+) -> Option<&'static str> {
+    technique.file_keys().iter().copied().find(|key| {
+        let (first, rest) = key.split_once('.').map_or((*key, None), |(first, rest)| (first, Some(rest)));
+        let below = |rest: &str| rest.split('.').try_fold(recipe.get(first)?, |at, name| at.get(name));
+        recipe.contains_key(*key) || rest.map_or(recipe.contains_key(first), |rest| below(rest).is_some())
+    })
 }
 
 fn lease(head: &Section<'_, '_, '_>) -> Option<Duration> {

@@ -507,6 +507,34 @@ fn an_inbox_allows_nothing_that_is_executed() {
 }
 
 #[test]
+fn an_inbox_allows_no_key_that_names_a_file() {
+    let with = |allow: &str| {
+        let rest = format!(
+            "[stream.inbox]\npath = \"asks\"\nallow = [{allow}]\n[stream.recipe]\nmethod = \"wire\"\n\
+             wire = {{ diameter_um = 50.0, axis = [1.0, 0.0, 0.0] }}\n\
+             detector = {{ shape = [2048, 2048], size_mm = [400.0, 400.0], rotation_rad = [0.0, 0.0, 0.0], \
+             position_mm = [0.0, 0.0, 500.0] }}"
+        );
+        let text = stream(&rest).replace("tomography", "laue");
+        parse(&text).unwrap().validate_techniques(&crate::technique::registry, &["laue"])
+    };
+    with("\"threshold\", \"depth\", \"mask\"").unwrap();
+    for key in ["configuration", "geometry", "mask.code"] {
+        let errors = with(&format!("\"threshold\", \"{key}\"")).unwrap_err().to_string();
+        assert!(errors.starts_with("c.toml:7: stream.inbox.allow: ") && errors.contains("names a file"), "{errors}");
+    }
+    // Where the table is allowed, what names a file in it still is not.
+    let laue = crate::technique::registry("laue").unwrap();
+    let asked = |text: &str| {
+        super::file_key(laue, serde_json::from_str::<serde_json::Value>(text).unwrap().as_object().unwrap())
+    };
+    assert_eq!(asked(r#"{ "mask": { "widening_um": 1.0 }, "threshold": 3 }"#), None);
+    assert_eq!(asked(r#"{ "mask": { "widening_um": 1.0, "code": "/etc/shadow" } }"#), Some("mask.code"));
+    assert_eq!(asked(r#"{ "mask.code": "/etc/shadow" }"#), Some("mask.code"));
+    assert_eq!(asked(r#"{ "geometry": null }"#), Some("geometry"));
+}
+
+#[test]
 fn a_date_before_1970_is_called_that() {
     for since in ["0001-01-01", "\"1969-12-31\""] {
         let errors = parse(&stream(&format!("since = {since}"))).unwrap_err().to_string();

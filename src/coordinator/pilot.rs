@@ -290,6 +290,10 @@ pub fn run(campaign: &Campaign, id: &str, joined: Joined, options: &Options) -> 
         lanes.sweep();
     }
     let flushed = lanes.flush(LAST_ORDERS);
+    let longest = if drained { LAST_ORDERS } else { LAST_VIEWS };
+    if !crate::technique::all().iter().all(|t| t.live_settle(longest)) {
+        tracing::warn!("the live views could not be brought up to date in time; the next publication does it");
+    }
     if !flushed {
         tracing::warn!("some disk orders did not end in time; the next pilot finds what they left");
     }
@@ -320,6 +324,8 @@ pub fn run(campaign: &Campaign, id: &str, joined: Joined, options: &Options) -> 
 /// How long the last disk orders, then status and inbox, and then the journal, may take: a stalled filesystem must not keep a process that was
 /// told to end.
 const LAST_ORDERS: Duration = Duration::from_millis(700);
+/// How long the views over many bundles may take at the end of a pilot that nobody asked to end.
+const LAST_VIEWS: Duration = Duration::from_secs(10);
 
 fn epoch_ms(at: SystemTime) -> u64 {
     u64::try_from(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(u64::MAX)

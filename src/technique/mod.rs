@@ -98,6 +98,12 @@ pub trait Technique: Send + Sync {
         &[]
     }
 
+    /// Recipe keys, dotted below tables, that name files to be read. Whoever can merely write into a stream's inbox must
+    /// not set them: they could name any file that the pilot's account can read, and its errors tell of it.
+    fn file_keys(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// The probe: is the scan readable and whole, as far as one can tell? [`Fault::NotYet`] when it seems
     /// to be still written, [`Fault::Input`] when waiting will not help.
     fn inspect(&self, ctx: &TaskContext) -> Result<Inspection, Fault>;
@@ -115,9 +121,15 @@ pub trait Technique: Send + Sync {
     fn store(&self, ctx: &TaskContext, computed: Payload) -> Result<TaskOutput, Fault>;
 
     /// Brings views over many bundles up to date after `bundle` was published in `results`: what lies in `results/_live`
-    /// is made from bundles alone, and nobody waits for it.
+    /// is made from bundles alone, and nobody waits for it: it may be done later, and for many bundles at once.
     fn live(&self, _results: &Path, _bundle: &Path) -> Result<(), Fault> {
         Ok(())
+    }
+
+    /// Before the process ends: does what [`Technique::live`] left for later, in at most so long; false when that was not
+    /// enough.
+    fn live_settle(&self, _longest: std::time::Duration) -> bool {
+        true
     }
 }
 

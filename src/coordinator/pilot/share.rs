@@ -183,6 +183,9 @@ fn understand(text: &str, kind: &str, stream: &Stream, share: &ShareInbox) -> Re
             key.escape_debug()
         ));
     }
+    if let Some(key) = technique.and_then(|t| crate::campaign::file_key(t, &note.recipe)) {
+        return Err(format!("the recipe key \"{key}\" names a file; it cannot be set here"));
+    }
     if let Some(key) = note.recipe.keys().find(|k| !share.allow.contains(k)) {
         let allowed = if share.allow.is_empty() { "none is".to_owned() } else { share.allow.join(", ") };
         return Err(format!("the recipe key \"{}\" is not allowed here; allowed: {allowed}", key.escape_debug()));
@@ -269,6 +272,20 @@ mod tests {
         };
         assert!(ask("{\"set\":{\"PATH\":\"evil\"}}").unwrap_err().contains("decides what is executed"));
         assert!(ask("{\"unit\":\"x\"}").is_ok());
+    }
+
+    #[test]
+    fn no_file_can_be_named_even_if_its_table_is_allowed() {
+        let mut stream = stream();
+        stream.technique = "laue".to_owned();
+        let share = ShareInbox { path: "/w/asks".into(), allow: vec!["mask".into(), "geometry".into()] };
+        let ask = |recipe: &str| {
+            let text = format!("{{\"request\":\"reprocess\",\"scan\":\"a\",\"recipe\":{recipe}}}");
+            understand(&text, ".json", &stream, &share)
+        };
+        assert!(ask("{\"mask\":{\"code\":\"/etc/shadow\"}}").unwrap_err().contains("names a file"));
+        assert!(ask("{\"geometry\":\"/etc/shadow\"}").unwrap_err().contains("names a file"));
+        assert!(ask("{\"mask\":{\"widening_um\":0.2}}").is_ok());
     }
 
     #[test]

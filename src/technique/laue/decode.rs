@@ -8,6 +8,7 @@
 //! 5. Position: [`super::search`].
 //! 6. Photon energy, when asked for: least squared difference over the energies, gain free, background known or free.
 //! 7. Footprint along the code: non-negative B-splines and a background, least squares ([`super::nnls`]).
+//!    What it leaves is looked at for a second place: `overlap.rs`.
 //! 8. Every cell of the footprint goes to the depths its rays come from ([`super::depth`]).
 //!
 //! Order and rounding are fixed per pixel: results do not depend on threads or on how the detector is cut.
@@ -22,6 +23,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, RwLock};
 
+#[path = "overlap.rs"]
+mod overlap;
+
 /// What is wrong with a pixel; several may be.
 pub mod flag {
     /// Mean below the threshold; not decoded.
@@ -34,8 +38,10 @@ pub mod flag {
     pub const AMBIGUOUS: u8 = 8;
     /// The depth lies outside the grid.
     pub const OUT_OF_RANGE: u8 = 16;
+    /// Light of another place is left when the position's own is explained; what was deposited is the brighter place's.
+    pub const OVERLAP: u8 = 32;
     /// Names in the order of bits.
-    pub const NAMES: [&str; 5] = ["dim", "saturated", "dead", "ambiguous", "out of range"];
+    pub const NAMES: [&str; 6] = ["dim", "saturated", "dead", "ambiguous", "out of range", "overlap"];
 }
 
 /// How positions are found.
@@ -174,6 +180,7 @@ pub struct Work {
     atb: Vec<f64>,
     x: Vec<f64>,
     footprint: Vec<f64>,
+    left: Vec<f32>,
 }
 
 impl Work {
@@ -224,6 +231,7 @@ impl Decoder {
             atb: vec![0.0; n],
             x: vec![0.0; n],
             footprint: vec![0.0; self.window],
+            left: Vec::new(),
         }
     }
 
@@ -310,7 +318,7 @@ impl Decoder {
         let behind = if step < 0.0 { (series.len() - 1) as f64 * view.step_um } else { 0.0 };
         let offsets = self.offsets(view, behind);
         let apart = (self.setup.position.apart_um / res).round() as usize;
-        let found = search(&self.transforms, &template, &work.data, offsets, apart, &mut work.search);
+        let found = search(&self.transforms, &template, &work.data, offsets.clone(), apart, &mut work.search);
         let Some(found) = found else {
             return (Pixel::rejected(flag::AMBIGUOUS, mean), Account::default());
         };
@@ -354,7 +362,15 @@ impl Decoder {
         let mut account = Account { input: intensity, ..Account::default() };
         // Near an end of the mask the true position may lie beyond: the best one there says nothing.
         let at_an_end = found.offset < 2 * apart || found.offset + work.data.len() + 2 * apart > template.samples();
-        if confidence < self.setup.position.margin || confidence.is_nan() || at_an_end {
+        let noises = (f64::from(pixel.residual), mean, share);
+        // A box is no fit: what it leaves is mostly its own shape.
+        let second = self.setup.footprint.fit.then(|| self.second_place(&template, &found, &offsets, noises, work));
+        let second = second.flatten();
+        if second.is_some() {
+            pixel.flags |= flag::OVERLAP;
+        }
+        let alike = second.is_some_and(|s| s >= overlap::ALIKE);
+        if confidence < self.setup.position.margin || confidence.is_nan() || at_an_end || alike {
             pixel.flags |= flag::AMBIGUOUS;
             account.rejected = intensity;
             return (pixel, account);
@@ -498,11 +514,13 @@ impl Decoder {
             work.footprint[c * k..].iter_mut().zip(&self.basis).for_each(|(f, b)| *f += x * b);
         }
         let mut residual = 0.0;
+        work.left.clear();
         for (j, d) in data.iter().enumerate() {
             let active = work.x.iter().take(self.columns).enumerate().filter(|(_, x)| **x > 0.0);
             let model: f64 = active.map(|(c, x)| x * g[c * k + j]).sum();
             let left = d - model - work.x[last];
             residual += left * left;
+            work.left.push(left as f32);
         }
         (work.footprint.iter().sum(), residual)
     }

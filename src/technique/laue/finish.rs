@@ -99,7 +99,7 @@ pub(crate) fn store(
         depth: grid,
         histogram: sums.histogram.clone(),
         intensity: sums.account.input,
-        decoded: sums.pixels[5],
+        decoded: sums.pixels[flag::NAMES.len()],
     };
     let json = serde_json::to_vec_pretty(&note).map_err(|e| Fault::Task(e.to_string()))?;
     let own = format!("point.a{}.tmp.json", ctx.attempt);

@@ -5,6 +5,8 @@
 
 use super::recipe::Recipe;
 use super::source::{Header, Point};
+use crate::arrivals::scan::Scan;
+use crate::technique::tomography::load;
 use crate::technique::{Fault, Plan, Resources, Stage, TaskKind, TaskSpec};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
@@ -40,7 +42,8 @@ impl Work {
 }
 
 /// Bytes that one row takes while it is worked on: counts of every frame, and depths.
-pub(crate) fn row_memory(frames: usize, columns: usize, bins: usize) -> u64 {
+#[must_use]
+pub fn row_memory(frames: usize, columns: usize, bins: usize) -> u64 {
     // Maps and flags, and a copy while they are written, are small beside these; a third for scratch and templates.
     (4 * columns * (frames + 2 * bins)) as u64 * 4 / 3
 }
@@ -76,7 +79,7 @@ pub(crate) fn cut(
 const DEPTHS_A_TASK: usize = 16;
 
 /// The plan of a point.
-pub(crate) fn plan(point: &Point, recipe: &Recipe, resources: &Resources) -> Result<Plan, Fault> {
+pub(crate) fn plan(point: &Point, scan: &Scan, recipe: &Recipe, resources: &Resources) -> Result<Plan, Fault> {
     let bins = recipe.depth().bins;
     let row = row_memory(point.count, point.columns, bins);
     let slabs = cut(point.row_range.clone(), point.chunk_rows, row, resources)?;
@@ -116,7 +119,7 @@ pub(crate) fn plan(point: &Point, recipe: &Recipe, resources: &Resources) -> Res
         finish: finish.spec("finish".into(), TaskKind::Finish, 1.0, 0)?,
         items: point.row_range.len() as u64,
         unit: "rows".into(),
-        linked: Vec::new(),
+        linked: load::foreign(&point.linked, scan),
         scratch: false,
     })
 }

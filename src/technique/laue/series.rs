@@ -2,23 +2,27 @@
 //!
 //! Contract
 //! - Everything is made from the bundles beside it (`point.json` in each), at any time, by anybody: what lies in `_live/` may be
-//!   deleted. Of several bundles of a scan (`name`, `name~2`, …) the last counts.
-//! - Files are replaced by a rename. Who has written looks at the bundles again, and goes on until it has seen them all: of
-//!   several pilots the last one to finish has written what is true.
+//!   deleted. Of several bundles of a scan (`name`, `name~2`, …) the last counts. Who does it, and when: [`super::live`].
+//! - Files are replaced by a rename; what dead processes left on its way is swept.
+//! - A refresh lists the folder, looks at each `point.json` once, and reads those that are new to this process.
 //! - `_live/series.h5`: `points/{x,y,z}` µm, `points/histogram` `[point, depth]` counts, `depth` µm; when the positions are a grid
-//!   also `map/data` `[v, u, depth]`, NaN where no point is, with `map/{u,v}` µm. `_live/series.json`: the points.
-//!   `_live/depths.png`: depth downwards, points in the order of their last byte. `_live/map.png`: mean depth over the grid.
+//!   also `map/data` `[v, u, depth]`, NaN where no point is, with `map/{u,v}` µm. `_live/series.json`: the points, and from which
+//!   bundles they are (`of`, a digest); written last. `_live/depths.png`: depth downwards, points in the order of their last
+//!   byte. `_live/map.png`: mean depth over the grid.
 
 use super::depth::DepthGrid;
 use super::finish::POINT;
 use super::source::Header;
 use super::stack::through_memory;
 use crate::formats::part::write_new;
+use crate::store::fs::aside;
+use crate::store::{Fs, Host, RealFs, RealHost, temporary};
 use crate::technique::Fault;
 use crate::technique::tomography::preview::{png, window};
 use ndarray::{Array1, Array2, Array3};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, HashMap};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -45,6 +49,9 @@ pub struct PointNote {
 
 /// Folder of the views.
 pub const LIVE: &str = "_live";
+/// The list of points in it.
+const LIST: &str = "series.json";
+const LIST_MAX: u64 = 1 << 30;
 /// A note is small.
 const NOTE_MAX: u64 = 1 << 20;
 /// Positions nearer than this are the same, µm.
@@ -58,80 +65,129 @@ fn versioned(name: &str) -> (&str, u64) {
     }
 }
 
-type Known = HashMap<PathBuf, (SystemTime, Arc<PointNote>)>;
+/// Notes by the folders of results and the bundles in them, with their modification times. Nothing: no note that is
+/// understood.
+type Known = HashMap<PathBuf, HashMap<String, (SystemTime, Option<Arc<PointNote>>)>>;
 
-/// Notes read before, by bundle.
+/// Notes read before.
 static KNOWN: Mutex<Option<Known>> = Mutex::new(None);
-/// One writer a process; others leave their wish to it.
-static WRITER: Mutex<()> = Mutex::new(());
 
-/// Names of the bundles of points in `results`, the last version of each scan.
-fn bundles(results: &Path) -> Result<BTreeSet<String>, Fault> {
-    let mut last: BTreeMap<String, (u64, String)> = BTreeMap::new();
-    let entries = std::fs::read_dir(results).map_err(|e| Fault::writing(results, &e))?;
-    for entry in entries {
-        let entry = entry.map_err(|e| Fault::writing(results, &e))?;
+/// Names of the bundles in `results`, sorted.
+pub(super) fn names(results: &Path) -> Result<Vec<String>, Fault> {
+    let failed = |e: std::io::Error| Fault::reading(results, &e);
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(results).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
         let Ok(name) = entry.file_name().into_string() else { continue };
-        let is_dir = entry.file_type().is_ok_and(|t| t.is_dir());
-        if !is_dir || name.starts_with(['.', '_']) || !entry.path().join(POINT).is_file() {
-            continue;
-        }
-        let (stem, version) = versioned(&name);
-        let slot = last.entry(stem.to_owned()).or_default();
-        if version >= slot.0 {
-            *slot = (version, name);
+        if entry.file_type().is_ok_and(|t| t.is_dir()) && !name.starts_with(['.', '_']) {
+            names.push(name);
         }
     }
-    Ok(last.into_values().map(|v| v.1).collect())
+    names.sort();
+    Ok(names)
 }
 
-fn note(bundle: &Path) -> Result<Option<Arc<PointNote>>, Fault> {
+/// The bundles at a moment.
+pub(super) struct Seen {
+    /// All of them, sorted.
+    pub names: Vec<String>,
+    /// Of those that count as points, what they are made of.
+    pub digest: String,
+    points: Vec<Arc<PointNote>>,
+}
+
+/// Looks at all bundles; the last version of each scan counts.
+pub(super) fn look(results: &Path) -> Result<Seen, Fault> {
+    let names = names(results)?;
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = known.get_or_insert_default().entry(results.to_owned()).or_default();
+    let mut before = std::mem::take(known);
+    let mut last: BTreeMap<&str, (u64, SystemTime, &str)> = BTreeMap::new();
+    for name in &names {
+        let Some((at, note)) = note(&results.join(name), before.remove(name))? else { continue };
+        let is_point = note.is_some();
+        known.insert(name.clone(), (at, note));
+        let (stem, version) = versioned(name);
+        if is_point && last.get(stem).is_none_or(|l| version >= l.0) {
+            last.insert(stem, (version, at, name));
+        }
+    }
+    let mut digest = Sha256::new();
+    let mut points = Vec::with_capacity(last.len());
+    for (_, at, name) in last.into_values() {
+        let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        digest.update(format!("{name}\0{}\0", since.as_nanos()));
+        points.extend(known.get(name).and_then(|k| k.1.clone()));
+    }
+    let digest = digest.finalize().iter().take(8).map(|b| format!("{b:02x}")).collect();
+    Ok(Seen { names, digest, points })
+}
+
+type Dated = (SystemTime, Option<Arc<PointNote>>);
+
+/// A bundle's note, read unless it is the one known; nothing where there is none.
+fn note(bundle: &Path, known: Option<Dated>) -> Result<Option<Dated>, Fault> {
     let path = bundle.join(POINT);
-    let failed = |e: std::io::Error| Fault::writing(&path, &e);
+    let failed = |e: std::io::Error| Fault::reading(&path, &e);
     let meta = match std::fs::metadata(&path) {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
         other => other.map_err(failed)?,
     };
     let modified = meta.modified().map_err(failed)?;
-    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    let known = known.get_or_insert_default();
-    if let Some((at, note)) = known.get(bundle)
-        && *at == modified
-    {
-        return Ok(Some(Arc::clone(note)));
+    if let Some(known) = known.filter(|k| k.0 == modified) {
+        return Ok(Some(known));
     }
-    if meta.len() > NOTE_MAX {
-        return Ok(None);
+    if !meta.is_file() || meta.len() > NOTE_MAX {
+        return Ok(Some((modified, None)));
     }
     let bytes = std::fs::read(&path).map_err(failed)?;
     // A note that another version of the program wrote differently takes no part.
-    let Ok(note) = serde_json::from_slice::<PointNote>(&bytes).map(Arc::new) else { return Ok(None) };
-    known.insert(bundle.to_owned(), (modified, Arc::clone(&note)));
-    Ok(Some(note))
+    Ok(Some((modified, serde_json::from_slice(&bytes).ok().map(Arc::new))))
 }
 
-/// Brings `<results>/_live` up to date; returns how many points it shows.
+/// The digest of what `_live` shows, as far as that can be told.
+pub(super) fn shown(results: &Path) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Of {
+        of: String,
+    }
+    let bytes = RealFs.read(&results.join(LIVE).join(LIST), LIST_MAX).ok()?;
+    serde_json::from_slice::<Of>(&bytes).ok().map(|o| o.of)
+}
+
+/// Brings `<results>/_live` up to date at once, whoever else does; returns how many points it shows.
 ///
 /// # Errors
 /// Folders that cannot be read or written.
 pub fn refresh(results: &Path) -> Result<usize, Fault> {
-    let _writer = WRITER.lock().unwrap_or_else(PoisonError::into_inner);
     loop {
-        let names = bundles(results)?;
-        let mut points = Vec::with_capacity(names.len());
-        for name in &names {
-            points.extend(note(&results.join(name))?);
-        }
-        // Points of another depth grid than the latest one's cannot stand in the same map.
-        points.sort_by(|a, b| (a.last_byte_ms, &a.scan).cmp(&(b.last_byte_ms, &b.scan)));
-        let Some(grid) = points.last().map(|p| p.depth) else { return Ok(0) };
-        let all = points.len();
-        points.retain(|p| p.depth == grid && p.histogram.len() == grid.bins);
-        write(results, grid, &points, all - points.len())?;
-        if bundles(results)? == names {
-            return Ok(points.len());
+        let seen = look(results)?;
+        let shown = write(results, &seen)?;
+        if names(results)? == seen.names {
+            return Ok(shown);
         }
     }
+}
+
+/// The folder of the views, made when it is not there.
+pub(super) fn folder(results: &Path) -> Result<PathBuf, Fault> {
+    let live = results.join(LIVE);
+    match std::fs::create_dir(&live) {
+        Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(Fault::writing(&live, &e)),
+        _ => Ok(live),
+    }
+}
+
+/// Writes what was seen; returns how many points are shown.
+pub(super) fn write(results: &Path, seen: &Seen) -> Result<usize, Fault> {
+    let mut points = seen.points.clone();
+    points.sort_by(|a, b| (a.last_byte_ms, &a.scan).cmp(&(b.last_byte_ms, &b.scan)));
+    // Points of another depth grid than the latest one's cannot stand in the same map.
+    let Some(grid) = points.last().map(|p| p.depth) else { return Ok(0) };
+    let all = points.len();
+    points.retain(|p| p.depth == grid && p.histogram.len() == grid.bins);
+    put(&folder(results)?, grid, &points, all - points.len(), &seen.digest)?;
+    Ok(points.len())
 }
 
 /// The positions as a grid: values along `u` and `v`, and the cell of each point.
@@ -165,20 +221,27 @@ fn cells(points: &[Arc<PointNote>]) -> Option<Cells> {
     Some(Cells { u, v, at })
 }
 
-fn write(results: &Path, grid: DepthGrid, points: &[Arc<PointNote>], left_out: usize) -> Result<(), Fault> {
-    let live = results.join(LIVE);
-    match std::fs::create_dir(&live) {
-        Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(Fault::writing(&live, &e)),
-        _ => {}
-    }
+fn put(live: &Path, grid: DepthGrid, points: &[Arc<PointNote>], left_out: usize, digest: &str) -> Result<(), Fault> {
+    sweep(live);
     let mut histogram = Array2::<f32>::zeros((points.len(), grid.bins));
     for (mut row, p) in histogram.rows_mut().into_iter().zip(points) {
         row.iter_mut().zip(&p.histogram).for_each(|(h, &v)| *h = v as f32);
     }
     let cells = cells(points);
-    replace(&live, "series.h5", |name| {
-        through_memory(&live, name, |file| fill(file, grid, points, &histogram, cells.as_ref())).map(|_| ())
+    replace(live, "series.h5", |name| {
+        through_memory(live, name, |file| fill(file, grid, points, &histogram, cells.as_ref())).map(|_| ())
     })?;
+    let image = histogram.t().mapv(|v| v.max(0.0).sqrt());
+    let picture = png(image.view(), window(image.view(), false))?;
+    replace(live, "depths.png", |name| write_new(live, name, |out| out.put(&picture)).map(|_| ()))?;
+    if let Some(c) = cells {
+        let mut image = Array2::<f32>::from_elem((c.v.len(), c.u.len()), f32::NAN);
+        for (&(y, x), p) in c.at.iter().zip(points) {
+            image[[y, x]] = mean_depth(p).map_or(f32::NAN, |z| z as f32);
+        }
+        let picture = png(image.view(), window(image.view(), false))?;
+        replace(live, "map.png", |name| write_new(live, name, |out| out.put(&picture)).map(|_| ()))?;
+    }
     let list: Vec<_> = points
         .iter()
         .map(|p| {
@@ -186,21 +249,19 @@ fn write(results: &Path, grid: DepthGrid, points: &[Arc<PointNote>], left_out: u
             "intensity": p.intensity, "decoded": p.decoded, "mean_depth_um": mean_depth(p) })
         })
         .collect();
-    let json = serde_json::json!({ "points": list, "left_out_other_depths": left_out });
+    let json = serde_json::json!({ "of": digest, "points": list, "left_out_other_depths": left_out });
     let json = serde_json::to_vec_pretty(&json).map_err(|e| Fault::Task(e.to_string()))?;
-    replace(&live, "series.json", |name| write_new(&live, name, |out| out.put(&json)).map(|_| ()))?;
-    let image = histogram.t().mapv(|v| v.max(0.0).sqrt());
-    let picture = png(image.view(), window(image.view(), false))?;
-    replace(&live, "depths.png", |name| write_new(&live, name, |out| out.put(&picture)).map(|_| ()))?;
-    if let Some(c) = cells {
-        let mut image = Array2::<f32>::from_elem((c.v.len(), c.u.len()), f32::NAN);
-        for (&(y, x), p) in c.at.iter().zip(points) {
-            image[[y, x]] = mean_depth(p).map_or(f32::NAN, |z| z as f32);
+    replace(live, LIST, |name| write_new(live, name, |out| out.put(&json)).map(|_| ()))
+}
+
+/// Removes what processes that are proven gone left on its way.
+fn sweep(live: &Path) {
+    for name in RealFs.list(live).unwrap_or_default() {
+        if temporary::writer(&name).is_some_and(|p| RealHost.is_proven_dead(&p)) {
+            // What cannot be removed is in nobody's way.
+            let _ = std::fs::remove_file(live.join(name));
         }
-        let picture = png(image.view(), window(image.view(), false))?;
-        replace(&live, "map.png", |name| write_new(&live, name, |out| out.put(&picture)).map(|_| ()))?;
     }
-    Ok(())
 }
 
 fn mean_depth(p: &PointNote) -> Option<f64> {
@@ -211,14 +272,15 @@ fn mean_depth(p: &PointNote) -> Option<f64> {
 
 /// Writes beside, then renames.
 fn replace(live: &Path, name: &str, write: impl FnOnce(&str) -> Result<(), Fault>) -> Result<(), Fault> {
-    let own = format!(".{name}.{}.tmp", std::process::id());
-    match std::fs::remove_file(live.join(&own)) {
-        Err(e) if e.kind() != ErrorKind::NotFound => return Err(Fault::writing(&live.join(&own), &e)),
-        _ => {}
-    }
-    write(&own)?;
     let to = live.join(name);
-    std::fs::rename(live.join(&own), &to).map_err(|e| Fault::writing(&to, &e))
+    let own = aside(&RealFs, &to);
+    let own_name = own.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let done = write(&own_name).and_then(|()| std::fs::rename(&own, &to).map_err(|e| Fault::writing(&to, &e)));
+    if done.is_err() {
+        // The first error is the one to tell.
+        let _ = std::fs::remove_file(&own);
+    }
+    done
 }
 
 fn fill(
@@ -253,10 +315,10 @@ fn fill(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn bundle(results: &Path, name: &str, sample: [f64; 3], depth_um: f64) {
+    pub fn bundle(results: &Path, name: &str, sample: [f64; 3], depth_um: f64) {
         let depth = DepthGrid { first_um: -5.0, step_um: 1.0, bins: 11 };
         let mut histogram = vec![0.0; 11];
         histogram[(depth_um + 5.0) as usize] = 100.0;
@@ -270,8 +332,11 @@ mod tests {
             intensity: 100.0,
             decoded: 3,
         };
-        std::fs::create_dir(results.join(name)).unwrap();
-        std::fs::write(results.join(name).join(POINT), serde_json::to_vec(&note).unwrap()).unwrap();
+        // Whole at once, as bundles are.
+        let aside = results.join(format!(".{name}"));
+        std::fs::create_dir(&aside).unwrap();
+        std::fs::write(aside.join(POINT), serde_json::to_vec(&note).unwrap()).unwrap();
+        std::fs::rename(aside, results.join(name)).unwrap();
     }
 
     #[test]

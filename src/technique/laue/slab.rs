@@ -88,7 +88,7 @@ pub struct Sums {
     /// Intensity in each depth bin.
     pub histogram: Vec<f64>,
     /// Pixels with each flag, in the order of [`flag::NAMES`]; the last: without any.
-    pub pixels: [u64; 6],
+    pub pixels: [u64; 7],
 }
 
 impl Sums {
@@ -106,7 +106,7 @@ impl Sums {
         for (bit, n) in self.pixels.iter_mut().take(flag::NAMES.len()).enumerate() {
             *n += u64::from(flags >> bit & 1);
         }
-        self.pixels[5] += u64::from(flags == 0);
+        self.pixels[flag::NAMES.len()] += u64::from(flags == 0);
     }
 }
 

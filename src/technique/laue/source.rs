@@ -4,14 +4,15 @@
 //! - Files of a point are HDF5; they are taken in the order of the last number in their names. Others beside them are left alone.
 //! - Headers are read, no pixel, until [`Point::read`], which reads some rows of every selected frame, once.
 //! - Of many files one is open at a time.
+//! - Files that links in them lead to are noted in [`Point::linked`], each as it was before anything of it was read.
 //! - Layout (34-ID-E): frames in the recipe's dataset, `[frame, row, column]` or `[row, column]`;
 //!   `entry1/detector/{Nx,Ny,startx,starty,binx,biny}`; `entry1/sample/{sampleX,sampleY,sampleZ}` µm;
 //!   `entry1/wire/{wireX,wireY,wireZ}` µm, a number a frame.
 
 use super::geometry::{Region, V3};
 use super::recipe::{Method, Recipe};
-use crate::arrivals::scan::Scan;
-use crate::formats::h5::{H5, read_number};
+use crate::arrivals::scan::{FileStamp, Scan};
+use crate::formats::h5::{H5, Linked, read_number};
 use crate::formats::links::{Lookup, awaited, lookup};
 use crate::formats::stack::{FrameStack, Sample};
 use crate::technique::Fault;
@@ -61,6 +62,8 @@ pub struct Point {
     pub wire_um: Vec<V3>,
     /// The rest.
     pub header: Header,
+    /// Files that the point's files link to, sorted; paths absolute.
+    pub linked: Vec<FileStamp>,
 }
 
 /// The last number in a name, for sorting; names without one come first.
@@ -81,7 +84,11 @@ struct OpenFile {
 
 impl OpenFile {
     fn open(path: &Path, root: &Path) -> Result<Self, Fault> {
-        Ok(Self { h5: Rc::new(H5::open(path, root)?) })
+        Self::noting(path, root, &Linked::default())
+    }
+
+    fn noting(path: &Path, root: &Path, linked: &Linked) -> Result<Self, Fault> {
+        Ok(Self { h5: Rc::new(H5::open_noting(path, root, linked)?) })
     }
 
     fn stack(&self, dataset: &str) -> Result<FrameStack, Fault> {
@@ -124,7 +131,8 @@ impl Point {
             return Err(Fault::Input(format!("{}: no HDF5 file in it", scan.root.join(&scan.name).display())));
         };
         let mut lengths = Vec::with_capacity(files.len());
-        let open = OpenFile::open(first, &scan.root)?;
+        let linked = Linked::default();
+        let open = OpenFile::noting(first, &scan.root, &linked)?;
         let stack = open.stack(&recipe.dataset)?;
         let (rows, columns) = (stack.rows, stack.columns);
         let header = Header {
@@ -148,7 +156,7 @@ impl Point {
         }
         drop(open);
         for file in files.iter().skip(1) {
-            let open = OpenFile::open(file, &scan.root)?;
+            let open = OpenFile::noting(file, &scan.root, &linked)?;
             let stack = open.stack(&recipe.dataset)?;
             if (stack.rows, stack.columns) != (rows, columns) {
                 return Err(Fault::Input(format!(
@@ -216,6 +224,7 @@ impl Point {
             chunk_rows,
             wire_um,
             header,
+            linked: linked.stamps(),
         })
     }
 

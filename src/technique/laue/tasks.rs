@@ -19,6 +19,7 @@ use super::source::Point;
 use super::stack;
 use crate::formats::part::write_new;
 use crate::store::layout::bundle_stem;
+use crate::technique::tomography::load;
 use crate::technique::tomography::preview::{png, window};
 use crate::technique::{
     Fault, Inspection, OutputFile, Payload, Plan, RecipeError, TaskContext, TaskOutput, Technique, Timings,
@@ -26,7 +27,7 @@ use crate::technique::{
 use ndarray::{Array2, Array3};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Depth-resolved Laue microdiffraction.
 #[derive(Debug, Clone, Copy, Default)]
@@ -123,6 +124,10 @@ impl Technique for Laue {
         &[]
     }
 
+    fn file_keys(&self) -> &'static [&'static str] {
+        &["configuration", "geometry", "mask.code"]
+    }
+
     fn inspect(&self, ctx: &TaskContext) -> Result<Inspection, Fault> {
         let recipe = recipe(ctx)?;
         let point = Point::of(&ctx.job.scan, &recipe)?;
@@ -132,6 +137,7 @@ impl Technique for Laue {
         if last.iter().all(|&v| v == 0.0) {
             return Err(Fault::NotYet(format!("{}: its last frame is empty", ctx.job.scan.name)));
         }
+        load::settled(&ctx.job.scan, &point.linked)?;
         Ok(Inspection { summary: point.summary() })
     }
 
@@ -140,7 +146,8 @@ impl Technique for Laue {
         let point = Point::of(&ctx.job.scan, &recipe)?;
         point.check_allocated()?;
         Resolver::new(&recipe, &point)?;
-        let plan = plan::plan(&point, &recipe, &ctx.job.resources)?;
+        load::settled(&ctx.job.scan, &point.linked)?;
+        let plan = plan::plan(&point, &ctx.job.scan, &recipe, &ctx.job.resources)?;
         unchanged(ctx)?;
         Ok(plan)
     }
@@ -247,9 +254,13 @@ impl Technique for Laue {
 
     fn live(&self, results: &Path, bundle: &Path) -> Result<(), Fault> {
         if bundle.join(finish::POINT).is_file() {
-            super::series::refresh(results)?;
+            super::live::wish(results);
         }
         Ok(())
+    }
+
+    fn live_settle(&self, longest: Duration) -> bool {
+        super::live::settle(longest)
     }
 }
 

@@ -278,10 +278,10 @@ pub(crate) fn settled(scan: &Scan, linked: &[FileStamp]) -> Result<(), Fault> {
     )))
 }
 
-/// Linked files that are no files of the scan anyway.
-pub(crate) fn linked(opened: &Opened, scan: &Scan) -> Vec<FileStamp> {
+/// Those of the linked files that are no files of the scan anyway.
+pub(crate) fn foreign(linked: &[FileStamp], scan: &Scan) -> Vec<FileStamp> {
     let own = |s: &FileStamp| scan.members.iter().any(|m| FileStamp { path: s.path.clone(), ..m.clone() } == *s);
-    opened.source.linked.iter().filter(|s| !own(s)).cloned().collect()
+    linked.iter().filter(|s| !own(s)).cloned().collect()
 }
 
 /// Compares the scan's files with their stamps.

@@ -44,7 +44,7 @@ mod frames;
 #[cfg(test)]
 mod frames_tests;
 pub mod gpu;
-mod load;
+pub(crate) mod load;
 mod locate;
 mod means;
 mod outputs;

@@ -217,7 +217,7 @@ pub(crate) fn plan(opened: &Opened, scan: &Scan, recipe: &Recipe, resources: &Re
         finish: finish.spec("finish".into(), TaskKind::Finish, 1.0, 0)?,
         items: rows as u64,
         unit: "slices".into(),
-        linked: load::linked(opened, scan),
+        linked: load::foreign(&opened.source.linked, scan),
         scratch,
     })
 }
