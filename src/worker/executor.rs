@@ -256,8 +256,8 @@ impl Queue {
                 let context = self.jobs.remove(&job).map(|(context, _)| context);
                 let scratch = context.and_then(|c| c.scratch.clone().map(|base| (base, c.key.clone())));
                 if let Some((base, key)) = scratch {
-                    // Gigabytes may take a while to remove.
-                    std::thread::spawn(move || super::node_scratch::release(&base, &key));
+                    // Here and now: the next message may be the end of this process.
+                    super::node_scratch::release(&base, &key);
                 }
                 let (gone, stay) = std::mem::take(&mut self.pending).into_iter().partition(|p| p.job == job);
                 self.pending = stay;
