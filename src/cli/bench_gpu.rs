@@ -42,7 +42,7 @@ pub struct Args {
 const ANGLES: usize = 1500;
 const COLUMNS: usize = 2048;
 /// Frames at a time, where they go through whole.
-const FRAMES: usize = 8;
+const FRAMES: usize = 2;
 
 /// Runs it.
 ///

@@ -1,4 +1,4 @@
-//! Iterative reconstruction: SIRT and CGLS on the matched pair of [`super::projector`].
+//! Iterative reconstruction: SIRT and CGLS on the matched pair of `projector`.
 //!
 //! Both solve `A x ≈ b` for line integrals `b` per pixel, from `x = 0`. They stop at the first of
 //! - `noise` `σ > 0`: `‖b − A x‖ ≤ σ √M`, `M` the number of samples: Morozov's discrepancy principle, `σ` the standard deviation

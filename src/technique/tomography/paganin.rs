@@ -11,7 +11,7 @@
 //! The kernel is `K₀(r/L)/2πL²` with `L = √(λ d (δ/β)/4π)`; it falls as `e^{−r/L}`. Beyond its edges a frame is continued by its
 //! mirror image (`… b a | a b …`), to infinity when its sides are products of 2, 3 and 5; another side is first made as
 //! long as the next such even number, half at either end, by the same mirroring. Mirroring is what a cosine transform does
-//! by itself ([`super::cosine`]), so nothing is padded.
+//! by itself (module `cosine`), so nothing is padded.
 //!
 //! Frames `[n, y, x]`, values finite (a NaN spoils its frame). Frames are independent: parallel over frames, with scratch
 //! of one frame per thread.

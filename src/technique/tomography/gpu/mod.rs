@@ -1,12 +1,12 @@
-//! Slabs on a GPU: the same chain as [`super::compute::slab`] on the CPU, kernel by kernel.
+//! Slabs on a GPU: the same chain as `compute::slab` on the CPU, kernel by kernel.
 //!
 //! Contract
 //! - The algorithm is that of the CPU, so that results agree to rounding (1e-5 relative L2). What the GPU cannot do it
 //!   declines, in words, and the CPU does it.
-//! - Phase retrieval works on frames, not rows: it goes first, over all rows of the slab ([`frames`]).
+//! - Phase retrieval works on frames, not rows: it goes first, over all rows of the slab (module `frames`).
 //! - A slab goes through in chunks of rows, sized to the device's free memory; when memory runs out nevertheless the chunks
 //!   are halved, and only when a single pair of rows does not fit is the slab declined.
-//! - Three streams: while a chunk is computed the next is uploaded and the one before downloaded ([`pipeline`]).
+//! - Three streams: while a chunk is computed the next is uploaded and the one before downloaded (module `pipeline`).
 //! - A device that fails is [`Fault::Task`]: the task is tried elsewhere, and the device is for the coordinator to judge.
 //! - Counts of repairs cover the slab's own rows; the CPU counts the margin's rows, too.
 
