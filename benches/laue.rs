@@ -34,9 +34,13 @@ use std::path::{Path, PathBuf};
 
 /// Processor time of this thread, seconds: other programs on the machine do not count.
 fn cpu_s() -> f64 {
+    clock_s(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
+fn clock_s(clock: libc::clockid_t) -> f64 {
     let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the clock exists on Linux, and the pointer is to a live timespec.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut t) };
+    // SAFETY: the clocks exist on Linux, and the pointer is to a live timespec.
+    unsafe { libc::clock_gettime(clock, &mut t) };
     t.tv_sec as f64 + t.tv_nsec as f64 * 1e-9
 }
 
@@ -162,16 +166,17 @@ fn stripe(rows: usize) -> Result<serde_json::Value, String> {
     let resolver =
         Resolver::of(&Method::Aperture(Box::new(setup.clone())), Region::FULL, &[]).map_err(|e| e.to_string())?;
     let before = peak_memory();
-    let start = std::time::Instant::now();
+    let (start, cpu) = (std::time::Instant::now(), clock_s(libc::CLOCK_PROCESS_CPUTIME_ID));
     let slab = resolve(&resolver, raw.view(), first, 0..columns, setup.depth.bins);
     let seconds = start.elapsed().as_secs_f64();
+    let cpu = clock_s(libc::CLOCK_PROCESS_CPUTIME_ID) - cpu;
     let pixels = rows * columns;
     let threads = rayon::current_num_threads();
     let held = 4 * (raw.len() + slab.stack.len()) as u64;
     Ok(json!({
         "rows": rows, "columns": columns, "frames": frames, "threads": threads, "seconds": seconds,
-        "thread_ms_per_pixel": 1e3 * seconds * threads as f64 / pixels as f64,
-        "full_detector_thread_seconds": seconds * threads as f64 * 2048.0 / rows as f64,
+        "core_seconds": cpu, "core_ms_per_pixel": 1e3 * cpu / pixels as f64,
+        "full_detector_core_seconds": cpu * 2048.0 / rows as f64,
         "counts_and_depths_MiB": held as f64 / 1048576.0,
         "peak_above_counts_MiB": (peak_memory().saturating_sub(before)) as f64 / 1048576.0,
         "planned_MiB": row_memory(frames, columns, setup.depth.bins) as f64 * rows as f64 / 1048576.0,

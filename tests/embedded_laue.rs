@@ -77,6 +77,29 @@ fn points_become_bundles_and_their_grid_a_map_that_grows() {
     assert_eq!(campaign.points(), points);
 }
 
+/// Two pilots publish side by side: the map has the points of both, and nobody's claim on it is left.
+#[test]
+fn two_pilots_make_one_map() {
+    let campaign = Campaign::example("laue-aperture.toml");
+    for i in 0..6 {
+        let (name, x) = (format!("incoming/p{i}.h5"), i.to_string());
+        let mut args = vec!["synth", "laue", &name, "--depths", "0", "0", "--sample", &x, "0", "0"];
+        args.extend(SMALL);
+        campaign.beampilot(&args);
+    }
+    let start = || {
+        let args = ["run", "campaign.toml", "--once", "--workers", "1"];
+        Command::new(BIN).args(args).current_dir(campaign.dir.path()).spawn().unwrap()
+    };
+    for mut pilot in [start(), start()] {
+        assert!(pilot.wait().unwrap().success());
+    }
+    assert_eq!(campaign.points().len(), 6);
+    let live = std::fs::read_dir(campaign.path("results/34ide/_live")).unwrap().flatten();
+    let names: Vec<_> = live.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    assert!(names.iter().all(|n| !n.starts_with('.')), "{names:?}");
+}
+
 #[test]
 fn folders_of_a_wire_scan_become_one_file_a_depth() {
     let campaign = Campaign::example("laue-wire.toml");

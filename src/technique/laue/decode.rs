@@ -362,10 +362,8 @@ impl Decoder {
         let mut account = Account { input: intensity, ..Account::default() };
         // Near an end of the mask the true position may lie beyond: the best one there says nothing.
         let at_an_end = found.offset < 2 * apart || found.offset + work.data.len() + 2 * apart > template.samples();
-        let noises = (f64::from(pixel.residual), mean, share);
-        // A box is no fit: what it leaves is mostly its own shape.
-        let second = self.setup.footprint.fit.then(|| self.second_place(&template, &found, &offsets, noises, work));
-        let second = second.flatten();
+        let wanted = self.may_overlap(pixel.residual);
+        let second = wanted.then(|| self.second_place(&template, &found, &offsets, mean / share, work)).flatten();
         if second.is_some() {
             pixel.flags |= flag::OVERLAP;
         }

@@ -28,22 +28,23 @@ const START: i32 = 3;
 const STRIDES: [i32; 3] = [6, 2, 1];
 
 impl Decoder {
+    /// Is a second place looked for, in a pixel with this residual? A box is no fit: what it leaves is mostly its own shape.
+    #[must_use]
+    pub fn may_overlap(&self, residual: f32) -> bool {
+        self.setup.footprint.fit && f64::from(residual) > FROM
+    }
+
     /// The light of a second place, relative to the first, when there is one at one of `offsets`. `work` has the fit; all but
-    /// what it left stays as it is.
-    ///
-    /// `residual`: squared difference per degree of freedom over `mean`, which is Poisson's variance; `share`: frames a sample.
+    /// what it left stays as it is. `variance`: Poisson's, of a sample.
     pub(super) fn second_place(
         &self,
         template: &Template,
         found: &Found,
         offsets: &Range<usize>,
-        (residual, mean, share): (f64, f64, f64),
+        variance: f64,
         work: &mut Work,
     ) -> Option<f64> {
-        if residual <= FROM {
-            return None;
-        }
-        self.second(template, found, offsets, mean / share, work)?;
+        self.second(template, found, offsets, variance, work)?;
         let kept = (work.footprint.clone(), work.x.clone());
         let mut known = BTreeMap::new();
         let mut left = |k: i32, work: &mut Work| {
@@ -64,12 +65,12 @@ impl Decoder {
             }
         }
         self.footprint(template, Some(FACTOR.powi(best)), found.offset, work);
-        let second = self.second(template, found, offsets, mean / share, work);
+        let second = self.second(template, found, offsets, variance, work);
         (work.footprint, work.x) = kept;
         second
     }
 
-    /// The same for one fit; `variance`: Poisson's, of a sample.
+    /// The same for one fit.
     fn second(
         &self,
         template: &Template,
