@@ -10,6 +10,7 @@ use beampilot::device::compile::Cache;
 use beampilot::device::gpu::{Arg, Shape};
 use beampilot::device::kernels::{File, Program};
 use beampilot::device::{Choice, DeviceError, Gpu, Selected, open};
+use beampilot::technique::laue::gpu::check as laue;
 use beampilot::technique::tomography::gpu::check::{self, Finding, Size};
 use cudarc::driver::result as cuda;
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW, Symbol};
@@ -99,6 +100,99 @@ fn slabs_agree_with_the_cpu_however_streams_get_on() {
         // Two and a half chunks.
         all_pass(&check::chains(&device.gpu, Size { angles: 24, rows: 35, columns: 48 }, seed).unwrap());
     }
+}
+
+const POINT: laue::Size = laue::Size { frames: 280, rows: 3, columns: 13 };
+
+#[test]
+fn laue_kernels_agree_with_their_references() {
+    for seed in [1, 2] {
+        let device = emulated(seed);
+        all_pass(&laue::kernels(&device.gpu, POINT, seed).unwrap());
+    }
+}
+
+#[test]
+fn laue_slabs_agree_with_the_cpu() {
+    let device = emulated(3);
+    all_pass(&laue::slabs(&device.gpu, POINT, 3).unwrap());
+    laue::forget(&device.gpu).unwrap();
+}
+
+/// Where there is less memory, or less than the device says, chunks and batches are smaller and the bits the same; so they are
+/// when the detector is cut otherwise.
+#[test]
+fn laue_slabs_do_not_depend_on_memory_and_too_little_is_declined() {
+    let device = emulated(4);
+    let size = laue::Size { frames: 260, rows: 5, columns: 23 };
+    let (mut done, mut declined) = (Vec::new(), 0);
+    for boasted in [0, 1 << 32] {
+        for memory in [1 << 30, 64 << 20, 12 << 20, 200_000] {
+            laue::forget(&device.gpu).unwrap();
+            reset(4, memory);
+            boast(boasted);
+            match laue::bits(&device.gpu, size, 4, size.rows) {
+                Ok(bits) => done.push(bits),
+                Err(why) => {
+                    assert!(why.contains("does not fit the device"), "{why}");
+                    declined += 1;
+                }
+            }
+        }
+    }
+    boast(0);
+    laue::forget(&device.gpu).unwrap();
+    reset(4, MEMORY);
+    let cut = laue::bits(&device.gpu, size, 4, 2).unwrap();
+    laue::forget(&device.gpu).unwrap();
+    assert!(cut == done[0], "cut otherwise, other bits");
+    assert!(done.iter().all(|bits| *bits == done[0]) && done[0].iter().any(|b| *b != 0));
+    assert_eq!((done.len(), declined), (6, 2));
+}
+
+/// Runs kernels of a file without the barrier of this line; with line 0 none is left out.
+fn without_barrier(file: File, line: usize) {
+    let names: String = file.kernels().map(|name| format!(" {name} ")).collect();
+    let names = std::ffi::CString::new(names).unwrap();
+    // SAFETY: the function has this signature, and the caller has the device alone.
+    unsafe {
+        driver().get::<unsafe extern "C" fn(*const std::ffi::c_char, i32)>(b"bp_emulation_without_barrier").unwrap()(
+            names.as_ptr(),
+            line as i32,
+        );
+    }
+}
+
+/// But for those that order memory behind shuffles, which the emulation's threads see in order anyway.
+#[test]
+fn a_laue_kernel_without_one_of_its_barriers_is_found_out() {
+    let device = emulated(1);
+    let size = laue::Size { frames: 200, rows: 1, columns: 7 };
+    let fails = |seed| {
+        reset(seed, MEMORY);
+        laue::kernels(&device.gpu, size, seed).map_or(true, |found| !found.iter().all(Finding::passed))
+    };
+    assert!((1..=3).all(|seed| !fails(seed)), "whole kernels fail");
+    let (mut left_out, mut unseen) = (0, Vec::new());
+    for file in [File::LaueSearch, File::LaueTransform, File::LaueFootprint, File::LaueDepth] {
+        let path = format!("{}/kernels/{}.cu", env!("CARGO_MANIFEST_DIR"), file.name());
+        let text = std::fs::read_to_string(path).unwrap();
+        for (at, line) in text.lines().enumerate() {
+            let barrier = line.contains("__syncthreads();") || line.contains("__syncwarp();");
+            if !barrier || line.contains("not memory") {
+                continue;
+            }
+            left_out += 1;
+            without_barrier(file, at + 1);
+            if !(1..=3).any(fails) {
+                unseen.push((file.name(), at + 1));
+            }
+        }
+        without_barrier(file, 0);
+    }
+    reset(1, MEMORY);
+    assert!(left_out > 20);
+    assert_eq!(unseen, []);
 }
 
 /// How many bytes are free beyond what can be had: others use the device, too.
