@@ -46,6 +46,8 @@ fn reset(seed: u64, memory: u64) {
 }
 
 const MEMORY: u64 = 1 << 30;
+/// Where it is taken whole: filling memory takes time.
+const SMALL: u64 = 96 << 20;
 
 fn emulated(seed: u64) -> Emulated {
     static TURN: Mutex<()> = Mutex::new(());
@@ -102,7 +104,7 @@ fn slabs_agree_with_the_cpu_however_streams_get_on() {
     }
 }
 
-const POINT: laue::Size = laue::Size { frames: 280, rows: 3, columns: 13 };
+const POINT: laue::Size = laue::Size { frames: 240, rows: 2, columns: 10 };
 
 #[test]
 fn laue_kernels_agree_with_their_references() {
@@ -115,6 +117,7 @@ fn laue_kernels_agree_with_their_references() {
 #[test]
 fn laue_slabs_agree_with_the_cpu() {
     let device = emulated(3);
+    reset(3, SMALL);
     all_pass(&laue::slabs(&device.gpu, POINT, 3).unwrap());
     laue::forget(&device.gpu).unwrap();
 }
@@ -127,7 +130,7 @@ fn laue_slabs_do_not_depend_on_memory_and_too_little_is_declined() {
     let size = laue::Size { frames: 260, rows: 5, columns: 23 };
     let (mut done, mut declined) = (Vec::new(), 0);
     for boasted in [0, 1 << 32] {
-        for memory in [1 << 30, 64 << 20, 12 << 20, 200_000] {
+        for memory in [SMALL, 32 << 20, 12 << 20, 200_000] {
             laue::forget(&device.gpu).unwrap();
             reset(4, memory);
             boast(boasted);
@@ -142,7 +145,7 @@ fn laue_slabs_do_not_depend_on_memory_and_too_little_is_declined() {
     }
     boast(0);
     laue::forget(&device.gpu).unwrap();
-    reset(4, MEMORY);
+    reset(4, SMALL);
     let cut = laue::bits(&device.gpu, size, 4, 2).unwrap();
     laue::forget(&device.gpu).unwrap();
     assert!(cut == done[0], "cut otherwise, other bits");
@@ -167,12 +170,15 @@ fn without_barrier(file: File, line: usize) {
 #[test]
 fn a_laue_kernel_without_one_of_its_barriers_is_found_out() {
     let device = emulated(1);
-    let size = laue::Size { frames: 200, rows: 1, columns: 7 };
+    let size = laue::Size { frames: 200, rows: 1, columns: 5 };
+    for seed in [1, 2] {
+        reset(seed, SMALL);
+        all_pass(&laue::kernels(&device.gpu, size, seed).unwrap());
+    }
     let fails = |seed| {
-        reset(seed, MEMORY);
+        reset(seed, SMALL);
         laue::kernels(&device.gpu, size, seed).map_or(true, |found| !found.iter().all(Finding::passed))
     };
-    assert!((1..=3).all(|seed| !fails(seed)), "whole kernels fail");
     let (mut left_out, mut unseen) = (0, Vec::new());
     for file in [File::LaueSearch, File::LaueTransform, File::LaueFootprint, File::LaueDepth] {
         let path = format!("{}/kernels/{}.cu", env!("CARGO_MANIFEST_DIR"), file.name());
@@ -184,7 +190,7 @@ fn a_laue_kernel_without_one_of_its_barriers_is_found_out() {
             }
             left_out += 1;
             without_barrier(file, at + 1);
-            if !(1..=3).any(fails) {
+            if !(1..=2).any(fails) {
                 unseen.push((file.name(), at + 1));
             }
         }

@@ -20,7 +20,7 @@ use crate::technique::laue::geometry::{MaskFrame, Region, scale, unit};
 use crate::technique::laue::mask::Mask;
 use crate::technique::laue::nnls::Solver;
 use crate::technique::laue::recipe::Method;
-use crate::technique::laue::reference;
+use crate::technique::laue::search::{Scratch, Transforms, search};
 use crate::technique::laue::setup::nominal;
 use crate::technique::laue::slab::{self, Resolver, Slab};
 use crate::technique::laue::synth::nominal_wire;
@@ -173,7 +173,9 @@ impl Rig<'_> {
 
         let (mut resampled, mut correlated, mut chosen, mut fits) = (0.0, 0.0_f64, [0.0_f64; 3], [0.0_f64; 3]);
         let mut series = Vec::new();
-        let (mut wanted, mut solver, mut x) = (Vec::new(), Solver::new(n), vec![0.0; n]);
+        let (mut wanted, mut solver, mut x, mut compared) = (Vec::new(), Solver::new(n), vec![0.0; n], 0);
+        let transforms = Transforms::new(needs.samples);
+        let mut scratch = Scratch::new(&transforms);
         for (i, p) in slot.list.iter().enumerate() {
             let (row, column) = (p.place / size.columns, p.place % size.columns);
             series.clear();
@@ -183,34 +185,40 @@ impl Rig<'_> {
             let own = &data[i * needs.stride..][..p.length];
             resampled += differing(own, &wanted);
 
-            let expected: Vec<f64> = p.template.expected.iter().map(|&e| f64::from(e)).collect();
             let values: Vec<f64> = own.iter().map(|&v| f64::from(v)).collect();
             let mean = values.iter().sum::<f64>() / values.len() as f64;
             let flat: f64 = values.iter().map(|v| (v - mean) * (v - mean)).sum();
             let got = &correlation[i * span..][..p.offsets.len()];
-            for (&c, s) in got.iter().zip(expected.windows(p.length)) {
-                let want: f64 = s.iter().zip(&values).map(|(s, v)| s * (v - mean)).sum();
-                let norm = (flat * s.iter().map(|s| s * s).sum::<f64>()).sqrt();
-                correlated = correlated.max((f64::from(c) - want).abs() / norm);
+            // Offsets of every kind, ends included, but not all: the formula as it stands takes long.
+            for m in (0..got.len()).step_by(97).chain(got.len().saturating_sub(9)..got.len()) {
+                let template = &p.template.expected[p.offsets.start + m..][..p.length];
+                let (mut want, mut square) = (0.0, 0.0);
+                for (&s, v) in template.iter().zip(&values) {
+                    want += f64::from(s) * (v - mean);
+                    square += f64::from(s) * f64::from(s);
+                }
+                correlated = correlated.max((f64::from(got[m]) - want).abs() / (flat * square).sqrt());
             }
 
-            if offsets[i] < 0 {
-                chosen[0] += f64::from(u8::from(flat > 0.0));
-                continue;
-            }
-            let residuals = reference::residuals(&expected, &values);
-            let least = residuals.iter().copied().fold(f64::INFINITY, f64::min);
-            let offset = offsets[i] as usize;
-            // The least but for rounding: where two are as good as equal either may be chosen.
-            chosen[0] += f64::from(u8::from(residuals[offset] - least > 2e-5 * flat));
-            chosen[1] = chosen[1].max((found[count + i] - residuals[offset]).abs() / flat);
             let apart = (decoding.position.apart_um / decoding.mask.resolution_um).round() as usize;
-            let rivals = residuals.iter().enumerate().filter(|(m, _)| m.abs_diff(offset) >= apart);
-            let rival = rivals.map(|(_, r)| *r).fold(flat, f64::min);
-            chosen[2] = chosen[2].max((found[2 * count + i] - rival).abs() / flat);
+            let twin = search(&transforms, &p.template, own, p.offsets.clone(), apart, &mut scratch);
+            let Some(twin) = twin.filter(|_| offsets[i] >= 0) else {
+                chosen[0] += f64::from(u8::from(twin.is_some() || offsets[i] >= 0));
+                continue;
+            };
+            let offset = offsets[i] as usize;
+            let (residual, rival) = (found[count + i], found[2 * count + i]);
+            // Where two are as good as equal either may be chosen.
+            let equal = (residual - twin.residual).abs() <= 2e-5 * flat;
+            chosen[0] += f64::from(u8::from(offset != twin.offset && !equal));
+            if offset == twin.offset {
+                chosen[1] = chosen[1].max((residual - twin.residual).abs() / flat);
+                chosen[2] = chosen[2].max((rival - twin.rival).abs() / flat);
+            }
 
-            // With an energy the cover is not what transmits.
-            if !aperture.energies.is_empty() {
+            // With an energy the cover is not what transmits. The definition takes long: some are enough.
+            compared += usize::from(aperture.energies.is_empty());
+            if compared > 3 || !aperture.energies.is_empty() {
                 continue;
             }
             let (gram, right) = (&grams[i * n * n..][..n * n], &rights[i * n..][..n]);
@@ -231,8 +239,8 @@ impl Rig<'_> {
         // Sums of up to 600 products in f64, and a recursion of as many steps: 600 · 2⁻⁵³ at most, of the largest entry.
         self.find(format!("{name}: laue_normal: matrix"), fits[0], 1e-12);
         self.find(format!("{name}: laue_normal: right-hand side"), fits[1], 1e-12);
-        // The twin on the same matrix: rounding times the matrix's condition on the passive columns, which is below 1e6.
-        self.find(format!("{name}: laue_nnls: coefficients"), fits[2], 1e-9);
+        // The twin on the same matrix: rounding times the matrix's condition on the passive columns, 1e8 at degree 5.
+        self.find(format!("{name}: laue_nnls: coefficients"), fits[2], 1e-7);
         let want = slab::resolve(&resolver, raw.view(), 0, 0..size.columns, needs.bins);
         let stack = self.get::<f32>(&slot.stack, needs.bins * pixels)?;
         let maps = self.get::<f32>(&slot.maps, MAPS * count)?;
@@ -253,7 +261,7 @@ impl Rig<'_> {
         // f64 sums in another order, then rounded to f32.
         self.find(format!("{name}: laue_deposit: relative L2"), relative(&got, &deposited), 3e-7);
         self.find(format!("{name}: laue_energy: energies that differ"), kev, 0.0);
-        self.find(format!("{name}: too few pixels to tell"), f64::from(u8::from(count * 2 < pixels)), 0.0);
+        self.find(format!("{name}: too few pixels to tell"), f64::from(u8::from(count * 4 < pixels)), 0.0);
         Ok(())
     }
 
@@ -281,7 +289,7 @@ impl Rig<'_> {
     /// Random problems of every size class, one of them singular.
     fn least_squares(&mut self) -> Checked {
         for n in [1, 3, 20, 33, 62, 124] {
-            let count = 9;
+            let count = if n > 100 { 2 } else { 4 };
             let (mut grams, mut rights) = (Vec::new(), Vec::new());
             for problem in 0..count {
                 let rows = n + 20;
