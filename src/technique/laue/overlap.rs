@@ -28,6 +28,11 @@ const START: i32 = 3;
 const STRIDES: [i32; 3] = [6, 2, 1];
 
 impl Decoder {
+    /// Does a pixel with this residual want a look for a second place?
+    pub(in crate::technique::laue) fn leaves_more(&self, residual: f32) -> bool {
+        self.setup.footprint.fit && f64::from(residual) > FROM
+    }
+
     /// The light of a second place, relative to the first, when there is one at one of `offsets`. `work` has the fit; all but
     /// what it left stays as it is.
     ///

@@ -8,6 +8,7 @@
 //!   memory; when memory runs out nevertheless both are halved, and a slab of which not even the least batch fits is
 //!   declined.
 //! - Three streams: while a chunk is decoded the next is uploaded and selected, and the one before downloaded ([`pipeline`]).
+//! - Whether a pixel has light of a second place is decided on the CPU, for those whose fit leaves more than noise.
 //! - Nothing is added in an order that is not fixed, and no pixel depends on another: results are the same bits however
 //!   the detector is cut, and whatever the batches.
 //! - A device that fails is [`Fault::Task`]: the task is tried elsewhere, and the device is for the coordinator to judge.

@@ -11,6 +11,7 @@
 //! | download | copies depths and what else was found | compute of `k` |
 //! | host | copies them into the slab | download of `k` |
 //!
+//! Copying out, the host decodes those pixels once more in which there may be light of a second place (`overlap.rs`).
 //! The host works on the list of `k` and the packing of `k + 1` while the device decodes. Counts that are whole numbers below
 //! 65536 travel in two bytes. The memory is kept for the next slab of the same shape.
 
@@ -23,11 +24,13 @@ use super::{Aperture, Setup, wire};
 use crate::device::gpu::{Arg, Buffer, Shape, Stream};
 use crate::device::kernels::{File, Program};
 use crate::device::{DeviceError, Gpu};
-use crate::technique::laue::decode::{EnergyOptions, flag};
+use crate::technique::laue::decode::{Decoder, EnergyOptions, Pixel, Work, flag};
 use crate::technique::laue::depth::Account;
 use crate::technique::laue::slab::{Resolver, Slab};
 use crate::technique::tomography;
 use ndarray::{ArrayView3, s};
+use rayon::prelude::*;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
@@ -279,7 +282,7 @@ fn aperture(
             }
         }
         if let Some(before) = k.checked_sub(2) {
-            collect_aperture(setup, needs, &mut slots[before % 2], chunks[before].clone(), slab)?;
+            collect_aperture(setup, needs, &mut slots[before % 2], chunks[before].clone(), raw, slab)?;
         }
         if let Some(rows) = chunks.get(k) {
             let slot = &mut slots[k % 2];
@@ -288,7 +291,7 @@ fn aperture(
         }
     }
     if let Some(last) = chunks.len().checked_sub(1) {
-        collect_aperture(setup, needs, &mut slots[last % 2], chunks[last].clone(), slab)?;
+        collect_aperture(setup, needs, &mut slots[last % 2], chunks[last].clone(), raw, slab)?;
     }
     Ok(())
 }
@@ -299,8 +302,10 @@ fn collect_aperture(
     needs: &Needs,
     slot: &mut Slot,
     rows: Range<usize>,
+    raw: ArrayView3<'_, f32>,
     slab: &mut Slab,
 ) -> Result<(), DeviceError> {
+    let Resolver::Aperture(decoder) = setup.resolver else { return Ok(()) };
     let width = needs.width;
     let pixels = rows.len() * width;
     let (flags, means) = (slot.host_flags.as_ref::<u8>(pixels), slot.host_means.as_ref::<f64>(pixels));
@@ -308,12 +313,9 @@ fn collect_aperture(
     if listed {
         slot.down.synchronize()?;
     }
-    let fixed = match setup.resolver {
-        Resolver::Aperture(d) => match d.setup().energy {
-            EnergyOptions::Fixed(kev) => kev as f32,
-            _ => f32::NAN,
-        },
-        Resolver::Wire(_) => f32::NAN,
+    let fixed = match decoder.setup().energy {
+        EnergyOptions::Fixed(kev) => kev as f32,
+        _ => f32::NAN,
     };
     let fitted = setup.aperture.as_ref().is_some_and(|a| !a.energies.is_empty());
     // Where each pixel's results lie: its batch's first, its place in the batch, and the batch's size.
@@ -328,6 +330,21 @@ fn collect_aperture(
     let count = slot.list.len();
     let (sums, maps) = (slot.host_sums.as_ref::<f64>(2 * count), slot.host_maps.as_ref::<f32>(MAPS * count));
     let bits = slot.host_bits.as_ref::<i32>(count);
+    let field = |place: usize, field: usize| {
+        let [first, i, size] = at[place];
+        maps[MAPS * first + field * size + i]
+    };
+    let wanted: Vec<usize> = (0..if listed { pixels } else { 0 })
+        .filter(|&place| flags[place] == 0 && decoder.leaves_more(field(place, 2)))
+        .collect();
+    let mut again = BTreeMap::new();
+    for places in wanted.chunks(SECOND) {
+        for (place, pixel, account, depths) in second_looks(setup, decoder, raw, rows.start, places) {
+            let column = slot.result.as_mut::<f32>(needs.bins * pixels).iter_mut().skip(place).step_by(pixels);
+            column.zip(depths).for_each(|(to, v)| *to = v as f32);
+            again.insert(place, (pixel, account));
+        }
+    }
     for place in 0..pixels {
         let to = [rows.start + place / width, setup.columns.start + place % width];
         slab.maps[0][to] = means[place] as f32;
@@ -336,8 +353,16 @@ fn collect_aperture(
             slab.sums.count(flags[place]);
             continue;
         }
+        if let Some((p, account)) = again.get(&place) {
+            slab.flags[to] = p.flags;
+            slab.sums.count(p.flags);
+            slab.sums.account = slab.sums.account.plus(*account);
+            let found = [p.intensity, p.position_um, p.depth_um, p.energy_kev, p.residual, p.confidence];
+            slab.maps.iter_mut().skip(1).zip(found).for_each(|(map, v)| map[to] = v);
+            continue;
+        }
         let [first, i, size] = at[place];
-        let map = |field: usize| maps[MAPS * first + field * size + i];
+        let map = |of: usize| field(place, of);
         let (intensity, outside) = (sums[2 * first + i], sums[2 * first + size + i]);
         let flag = bits[first + i] as u8;
         slab.flags[to] = flag;
@@ -363,4 +388,28 @@ fn collect_aperture(
         copy_stack(setup, slot.result.as_ref::<f32>(needs.bins * pixels), rows, slab);
     }
     Ok(())
+}
+
+/// Pixels that are decoded once more at a time.
+const SECOND: usize = 4096;
+
+/// Decodes pixels whose fit leaves more than noise once more, on the CPU: whether there is a second place takes many fits, of few
+/// pixels. `row`: the chunk's first in `raw`.
+fn second_looks(
+    setup: &Setup<'_>,
+    decoder: &Decoder,
+    raw: ArrayView3<'_, f32>,
+    row: usize,
+    places: &[usize],
+) -> Vec<(usize, Pixel, Account, Vec<f64>)> {
+    let width = setup.columns.len();
+    let scratch = || (decoder.work(), vec![0f32; setup.frames]);
+    let one = |(work, series): &mut (Work, Vec<f32>), &place: &usize| {
+        let (row, column) = (row + place / width, setup.columns.start + place % width);
+        series.iter_mut().zip(raw.slice(s![.., row, column])).for_each(|(to, v)| *to = *v);
+        let mut depths = vec![0.0; setup.grid.bins];
+        let (pixel, account) = decoder.decode(series, setup.first + row, column, work, &mut depths);
+        (place, pixel, account, depths)
+    };
+    places.par_iter().map_init(scratch, one).collect()
 }
