@@ -235,7 +235,7 @@ class Runner {
             }
             for (size_t i = ready.size(); i > 1; --i) std::swap(ready[i - 1], ready[random.below(i)]);
             // Now and then one warp goes on alone until it waits for others, as far ahead of them as barriers let it.
-            if (random.below(8) == 0) {
+            if (random.below(4) == 0) {
                 if (!run_ahead(fibres[ready[0]].warp)) return false;
                 continue;
             }
