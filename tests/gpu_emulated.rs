@@ -10,6 +10,7 @@ use beampilot::device::compile::Cache;
 use beampilot::device::gpu::{Arg, Shape};
 use beampilot::device::kernels::{File, Program};
 use beampilot::device::{Choice, DeviceError, Gpu, Selected, open};
+use beampilot::technique::laue::gpu::check as laue;
 use beampilot::technique::tomography::gpu::check::{self, Finding, Size};
 use cudarc::driver::result as cuda;
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW, Symbol};
@@ -45,6 +46,8 @@ fn reset(seed: u64, memory: u64) {
 }
 
 const MEMORY: u64 = 1 << 30;
+/// Where it is taken whole: filling memory takes time.
+const SMALL: u64 = 96 << 20;
 
 fn emulated(seed: u64) -> Emulated {
     static TURN: Mutex<()> = Mutex::new(());
@@ -99,6 +102,103 @@ fn slabs_agree_with_the_cpu_however_streams_get_on() {
         // Two and a half chunks.
         all_pass(&check::chains(&device.gpu, Size { angles: 24, rows: 35, columns: 48 }, seed).unwrap());
     }
+}
+
+const POINT: laue::Size = laue::Size { frames: 200, rows: 2, columns: 8 };
+
+#[test]
+fn laue_kernels_agree_with_their_references() {
+    for seed in [1, 2] {
+        let device = emulated(seed);
+        all_pass(&laue::kernels(&device.gpu, POINT, seed).unwrap());
+    }
+}
+
+#[test]
+fn laue_slabs_agree_with_the_cpu() {
+    let device = emulated(3);
+    reset(3, SMALL);
+    all_pass(&laue::slabs(&device.gpu, POINT, 3).unwrap());
+    laue::forget(&device.gpu).unwrap();
+}
+
+/// Where there is less memory, or less than the device says, chunks and batches are smaller and the bits the same; so they are
+/// when the detector is cut otherwise.
+#[test]
+fn laue_slabs_do_not_depend_on_memory_and_too_little_is_declined() {
+    let device = emulated(4);
+    let size = laue::Size { frames: 200, rows: 4, columns: 9 };
+    let (mut done, mut declined) = (Vec::new(), 0);
+    for boasted in [0, 1 << 32] {
+        for memory in [SMALL, 32 << 20, 12 << 20, 200_000] {
+            laue::forget(&device.gpu).unwrap();
+            reset(4, memory);
+            boast(boasted);
+            match laue::bits(&device.gpu, size, 4, size.rows) {
+                Ok(bits) => done.push(bits),
+                Err(why) => {
+                    assert!(why.contains("does not fit the device"), "{why}");
+                    declined += 1;
+                }
+            }
+        }
+    }
+    boast(0);
+    laue::forget(&device.gpu).unwrap();
+    reset(4, SMALL);
+    let cut = laue::bits(&device.gpu, size, 4, 2).unwrap();
+    laue::forget(&device.gpu).unwrap();
+    assert!(cut == done[0], "cut otherwise, other bits");
+    assert!(done.iter().all(|bits| *bits == done[0]) && done[0].iter().any(|b| *b != 0));
+    assert_eq!((done.len(), declined), (6, 2));
+}
+
+/// Runs kernels of a file without the barrier of this line; with line 0 none is left out.
+fn without_barrier(file: File, line: usize) {
+    let names: String = file.kernels().map(|name| format!(" {name} ")).collect();
+    let names = std::ffi::CString::new(names).unwrap();
+    // SAFETY: the function has this signature, and the caller has the device alone.
+    unsafe {
+        driver().get::<unsafe extern "C" fn(*const std::ffi::c_char, i32)>(b"bp_emulation_without_barrier").unwrap()(
+            names.as_ptr(),
+            line as i32,
+        );
+    }
+}
+
+/// But for those that order memory behind shuffles, which the emulation's threads see in order anyway.
+#[test]
+fn a_laue_kernel_without_one_of_its_barriers_is_found_out() {
+    let device = emulated(1);
+    let size = laue::Size { frames: 160, rows: 1, columns: 5 };
+    for seed in 1..=6 {
+        reset(seed, SMALL);
+        all_pass(&laue::kernels(&device.gpu, size, seed).unwrap());
+    }
+    let fails = |seed| {
+        reset(seed, SMALL);
+        laue::kernels(&device.gpu, size, seed).map_or(true, |found| !found.iter().all(Finding::passed))
+    };
+    let (mut left_out, mut unseen) = (0, Vec::new());
+    for file in [File::LaueSearch, File::LaueTransform, File::LaueFootprint, File::LaueDepth] {
+        let path = format!("{}/kernels/{}.cu", env!("CARGO_MANIFEST_DIR"), file.name());
+        let text = std::fs::read_to_string(path).unwrap();
+        for (at, line) in text.lines().enumerate() {
+            let barrier = line.contains("__syncthreads();") || line.contains("__syncwarp();");
+            if !barrier || line.contains("not memory") {
+                continue;
+            }
+            left_out += 1;
+            without_barrier(file, at + 1);
+            if !(1..=6).any(fails) {
+                unseen.push((file.name(), at + 1));
+            }
+        }
+        without_barrier(file, 0);
+    }
+    reset(1, MEMORY);
+    assert!(left_out > 20);
+    assert_eq!(unseen, []);
 }
 
 /// How many bytes are free beyond what can be had: others use the device, too.

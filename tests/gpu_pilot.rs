@@ -6,6 +6,8 @@ mod common;
 mod emulation;
 
 use common::rig::{BIN, Launcher, Rig, volume};
+use ndarray::{Array2, Array3};
+use std::path::Path;
 use std::process::{Command, Output};
 
 /// The executable, on an emulated device with this fault.
@@ -61,6 +63,37 @@ fn a_pilot_with_a_gpu_publishes_what_one_without_does() {
         // Sums in another order: had it been the CPU twice, not a bit would differ.
         assert_ne!(gpu, cpu, "the GPU was not used");
     }
+}
+
+/// Depths and confidences of a point, resolved by a process with these variables.
+fn point(dir: &Path, to: &str, mut command: Command, recipe: &[&str]) -> (Array3<f32>, Array2<f32>) {
+    command.current_dir(dir).args(["reconstruct", "laue", "point.h5", "--output", to, "--recipe"]).args(recipe);
+    let (output, text) = run(command);
+    assert!(output.status.success(), "{text}");
+    let file = hdf5::File::open(dir.join(to).join("point/recon.h5")).unwrap();
+    let confidence = file.dataset("/entry1/quality/confidence").unwrap().read().unwrap();
+    (file.dataset("/entry1/data/data").unwrap().read().unwrap(), confidence)
+}
+
+#[test]
+fn a_laue_point_on_a_gpu_is_what_it_is_without_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut synth = Command::new(BIN);
+    let small = ["--rows", "12", "--columns", "20", "--spots", "3", "--counts", "3000", "--frames", "260"];
+    synth.current_dir(&dir).args(["synth", "laue", "point.h5", "--configuration", "config.yml"]).args(small);
+    let (output, text) = run(synth);
+    assert!(output.status.success(), "{text}");
+    let recipe = ["configuration=config.yml", "footprint={degree=3,knots=2}"];
+    let (gpu, told) = point(dir.path(), "gpu", with_gpu(""), &recipe);
+    let mut without = Command::new(BIN);
+    without.env("BEAMPILOT_DEVICE", "cpu");
+    let (cpu, expected) = point(dir.path(), "cpu", without, &recipe);
+    let square = |v: &Array3<f32>| v.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>();
+    let error = (square(&(&gpu - &cpu)) / square(&cpu)).sqrt();
+    println!("{error:.2e}");
+    assert!(error <= 1e-6, "{error}");
+    // Correlations in another order: had it been the CPU twice, not a bit would differ.
+    assert_ne!(told, expected, "the GPU was not used");
 }
 
 #[test]

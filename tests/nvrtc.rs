@@ -33,6 +33,9 @@ fn every_kernel_compiles_for_ampere_and_hopper() {
     for file in [File::Gridding, File::Backproject] {
         programs.extend([1, 8].map(|pairs| Program::of(file).with("PAIRS", pairs)));
     }
+    programs.extend(
+        [File::LaueSearch, File::LaueTransform, File::LaueFootprint, File::LaueDepth, File::LaueWire].map(Program::of),
+    );
     let cache = tempfile::tempdir().unwrap();
     let cache = Cache::at(cache.path());
     for arch in ["sm_80", "sm_90"] {

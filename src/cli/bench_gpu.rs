@@ -3,6 +3,7 @@
 use super::{Exit, OrExit};
 use crate::device::compile::Cache;
 use crate::device::{Choice, Gpu, Selected, cuda, open};
+use crate::technique::laue::gpu as laue;
 use crate::technique::tomography::gpu::bench::{self, Row, Whole};
 use crate::technique::tomography::gpu::bench_frames;
 use crate::technique::tomography::gpu::check::{self, Finding, Size};
@@ -43,6 +44,8 @@ const ANGLES: usize = 1500;
 const COLUMNS: usize = 2048;
 /// Frames at a time, where they go through whole.
 const FRAMES: usize = 2;
+/// Frames of a Laue point.
+const LAUE_FRAMES: usize = 401;
 
 /// Runs it.
 ///
@@ -94,6 +97,12 @@ fn proofs(gpu: &Gpu, quick: bool, seed: u64) -> anyhow::Result<Vec<Finding>> {
         found.extend(check::kernels(gpu, *kernels, seed)?);
         found.extend(check::chains(gpu, *chains, seed).map_err(|e| anyhow!(e))?);
     }
+    check::forget(gpu)?;
+    let (frames, rows, columns) = if quick { (260, 1, 12) } else { (401, 16, 200) };
+    let size = laue::check::Size { frames, rows, columns };
+    found.extend(laue::check::kernels(gpu, size, seed)?);
+    found.extend(laue::check::slabs(gpu, size, seed).map_err(|e| anyhow!(e))?);
+    laue::check::forget(gpu)?;
     Ok(found)
 }
 
@@ -160,6 +169,34 @@ fn measured(out: &mut String, gpu: &Gpu) -> anyhow::Result<()> {
         writeln!(out, "| {title} | {:.2} ({rows} rows measured) |", seconds * COLUMNS as f64 / rows as f64)?;
     }
     check::forget(gpu)?;
+    measured_laue(out, gpu, &ceilings)
+}
+
+const LAUE: [(&str, laue::bench::Kind); 2] =
+    [("coded aperture", laue::bench::Kind::Aperture), ("wire", laue::bench::Kind::Wire)];
+
+fn measured_laue(out: &mut String, gpu: &Gpu, ceilings: &Ceilings) -> anyhow::Result<()> {
+    let side = laue::bench::DETECTOR;
+    for (title, kind) in LAUE {
+        let rows = laue::bench::kernels(gpu, kind, LAUE_FRAMES, 32, 5)?;
+        writeln!(
+            out,
+            "\n## Laue, {title}: {LAUE_FRAMES} frames, every one of {side} × 32 pixels\n\n| kernel | ms | bound by | share of roofline \
+             |\n|---|---|---|---|"
+        )?;
+        for row in &rows {
+            let Some(seconds) = row.seconds.filter(|s| *s > 0.0) else { continue };
+            let (floor, by) = row.work.floor(ceilings);
+            writeln!(out, "| {} | {:.3} | {by} | {:.0} % |", row.name, seconds * 1e3, 100.0 * floor / seconds)?;
+        }
+        let slab = laue::bench::whole(gpu, kind, LAUE_FRAMES, 128, 4).map_err(|e| anyhow!(e))?;
+        laue::check::forget(gpu)?;
+        writeln!(
+            out,
+            "\nEvery pixel of {side}², from counts in host memory to depths in host memory: {:.2} s (slabs of 128 rows measured).",
+            slab * (side / 128) as f64
+        )?;
+    }
     Ok(())
 }
 
@@ -207,6 +244,7 @@ fn counted() -> anyhow::Result<String> {
     let rows = bench_frames::counted(COLUMNS, COLUMNS, FRAMES / 2)?;
     writeln!(out, "Phase retrieval of {ANGLES} frames of {COLUMNS}², {FRAMES} at a time:\n")?;
     floors(&mut out, &rows, ANGLES as f64 / FRAMES as f64)?;
+    counted_laue(&mut out)?;
     Ok(out)
 }
 
@@ -237,10 +275,27 @@ fn floors(out: &mut String, rows: &[Row], runs: f64) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// As [`counted`], for Laue points of which every pixel is decoded.
+fn counted_laue(out: &mut String) -> anyhow::Result<()> {
+    let side = laue::bench::DETECTOR;
+    for (title, kind) in LAUE {
+        writeln!(out, "Every pixel of {side}² with {LAUE_FRAMES} frames, {title}:\n")?;
+        floors(out, &laue::bench::counted(kind, side * side, LAUE_FRAMES), 1.0)?;
+    }
+    let products = laue::bench::products(side * side, LAUE_FRAMES);
+    let [h200, a100] = [H200, A100].map(|card| products.floor(&card).0);
+    writeln!(
+        out,
+        "Correlations as matrix products (laue_correlate) instead of transforms: {:.2} TFLOP, {h200:.2} s, {a100:.2} s.\n",
+        products.flops / 1e12
+    )?;
+    Ok(())
+}
+
 fn compile(architectures: &[String]) -> anyhow::Result<Exit> {
     let cache = Cache::from_environment();
     for arch in architectures {
-        for program in bench::programs(COLUMNS) {
+        for program in bench::programs(COLUMNS).into_iter().chain(laue::bench::programs()) {
             cache.image(&program, arch).or_exit(Exit::Unavailable)?;
         }
     }

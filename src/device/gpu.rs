@@ -16,6 +16,7 @@ use super::kernels::Program;
 use cudarc::driver::{result, sys};
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -477,6 +478,18 @@ impl Stream {
         debug_assert!(size_of_val(from) <= to.bytes);
         // SAFETY: the buffer is long enough; both live until the event behind the copy, by this module's contract.
         unsafe { result::memcpy_htod_async(to.address, from, self.raw) }.map_err(DeviceError::at("cuMemcpyHtoDAsync"))
+    }
+
+    /// Copies elements `range` of pinned memory to the same place on the device.
+    ///
+    /// # Errors
+    /// The driver refuses.
+    pub fn upload_part<T: Plain>(&self, from: &Pinned, range: Range<usize>, to: &Buffer) -> Result<(), DeviceError> {
+        let from = &from.as_ref::<T>(range.end)[range.start..];
+        let address = to.address(range.start * size_of::<T>());
+        debug_assert!(range.end * size_of::<T>() <= to.bytes);
+        // SAFETY: as in `upload`.
+        unsafe { result::memcpy_htod_async(address, from, self.raw) }.map_err(DeviceError::at("cuMemcpyHtoDAsync"))
     }
 
     /// Copies the first `count` elements of device memory to pinned memory.

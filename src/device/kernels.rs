@@ -30,6 +30,16 @@ pub enum File {
     Iterative,
     /// Paganin's filter.
     Paganin,
+    /// Laue: bright pixels and their positions on the mask.
+    LaueSearch,
+    /// Laue: correlation by Fourier transforms.
+    LaueTransform,
+    /// Laue: footprints.
+    LaueFootprint,
+    /// Laue: energies and depths.
+    LaueDepth,
+    /// Laue: wire scans.
+    LaueWire,
     /// Half precision.
     Half,
     /// Self-test and ceilings.
@@ -40,7 +50,7 @@ const COMMON: &str = include_str!("../../kernels/common.h");
 
 impl File {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 18] = [
         Self::Normalise,
         Self::Zinger,
         Self::Stripe,
@@ -52,6 +62,11 @@ impl File {
         Self::Backproject,
         Self::Iterative,
         Self::Paganin,
+        Self::LaueSearch,
+        Self::LaueTransform,
+        Self::LaueFootprint,
+        Self::LaueDepth,
+        Self::LaueWire,
         Self::Half,
         Self::Selftest,
     ];
@@ -71,6 +86,11 @@ impl File {
             Self::Backproject => "backproject",
             Self::Iterative => "iterative",
             Self::Paganin => "paganin",
+            Self::LaueSearch => "laue_search",
+            Self::LaueTransform => "laue_transform",
+            Self::LaueFootprint => "laue_footprint",
+            Self::LaueDepth => "laue_depth",
+            Self::LaueWire => "laue_wire",
             Self::Half => "half",
             Self::Selftest => "selftest",
         }
@@ -89,6 +109,11 @@ impl File {
             Self::Backproject => include_str!("../../kernels/backproject.cu"),
             Self::Iterative => include_str!("../../kernels/iterative.cu"),
             Self::Paganin => include_str!("../../kernels/paganin.cu"),
+            Self::LaueSearch => include_str!("../../kernels/laue_search.cu"),
+            Self::LaueTransform => include_str!("../../kernels/laue_transform.cu"),
+            Self::LaueFootprint => include_str!("../../kernels/laue_footprint.cu"),
+            Self::LaueDepth => include_str!("../../kernels/laue_depth.cu"),
+            Self::LaueWire => include_str!("../../kernels/laue_wire.cu"),
             Self::Half => include_str!("../../kernels/half.cu"),
             Self::Selftest => include_str!("../../kernels/selftest.cu"),
         }

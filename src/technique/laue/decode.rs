@@ -217,6 +217,12 @@ impl Decoder {
         &self.setup
     }
 
+    /// The part of the detector that frames show.
+    #[must_use]
+    pub fn region(&self) -> Region {
+        self.region
+    }
+
     /// Scratch for a thread.
     #[must_use]
     pub fn work(&self) -> Work {
@@ -242,7 +248,7 @@ impl Decoder {
         self.frame.view(self.setup.detector.point(y, x), unit(self.setup.beam), self.setup.source_mm)
     }
 
-    fn kind(&self, view: &View) -> (Kind, f64) {
+    pub(super) fn kind(&self, view: &View) -> (Kind, f64) {
         let blur = self.mask.thickness_um * view.slope;
         let width = self.setup.position.width_um * view.depth.magnification(1e3 * self.setup.source_mm).abs();
         (((blur / BLUR_STEP_UM).round() as u32, (width / WIDTH_STEP_UM).round().max(1.0) as u32), width)
@@ -388,7 +394,7 @@ impl Decoder {
     }
 
     /// Offsets that are looked at; `behind`: from the first frame to the start of the resampled data, µm, not positive.
-    fn offsets(&self, view: &View, behind: f64) -> std::ops::Range<usize> {
+    pub(super) fn offsets(&self, view: &View, behind: f64) -> std::ops::Range<usize> {
         let Some(within) = self.setup.position.within_um else { return 0..usize::MAX };
         let (start, end) = self.setup.depth.range_um();
         let at = |depth: f64| (view.depth.code_um(depth) + behind) / self.mask.resolution_um;

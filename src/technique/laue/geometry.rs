@@ -275,6 +275,12 @@ impl DepthOf {
         Self { a: [1e3 * dot(n0, pixel), 1e3 * dot(n1, pixel)], b: [dot(n0, beam), dot(n1, beam)] }
     }
 
+    /// `[a₀, a₁, b₀, b₁]`.
+    #[must_use]
+    pub fn coefficients(&self) -> [f64; 4] {
+        [self.a[0], self.a[1], self.b[0], self.b[1]]
+    }
+
     /// Depth, µm.
     #[must_use]
     pub fn depth_um(&self, code_um: f64) -> f64 {

@@ -29,6 +29,7 @@ mod synth_file;
 // The technique itself: files, tasks, bundles. The pure modules know nothing of these.
 pub mod bright;
 mod finish;
+pub mod gpu;
 pub mod job;
 pub mod live;
 pub mod plan;

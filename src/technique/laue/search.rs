@@ -90,6 +90,12 @@ impl Template {
         self.expected.len()
     }
 
+    /// Running sums of `expected` and of its squares: what lies before each sample, and in all.
+    #[must_use]
+    pub fn sums(&self) -> &[[f64; 2]] {
+        &self.sums
+    }
+
     /// Sum and sum of squares of `expected[from..from + count]`.
     fn window(&self, from: usize, count: usize) -> (f64, f64) {
         let (a, b) = (self.sums[from], self.sums[from + count]);

@@ -80,6 +80,18 @@ pub struct Slab {
     pub sums: Sums,
 }
 
+impl Slab {
+    /// With nothing in it.
+    pub(super) fn empty(bins: usize, rows: usize, columns: usize) -> Self {
+        Self {
+            stack: Array3::zeros((bins, rows, columns)),
+            flags: Array2::zeros((rows, columns)),
+            maps: [0; 7].map(|_| Array2::from_elem((rows, columns), f32::NAN)),
+            sums: Sums { histogram: vec![0.0; bins], ..Sums::default() },
+        }
+    }
+}
+
 /// What is small of a slab, and adds up over slabs in order.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sums {
@@ -102,7 +114,7 @@ impl Sums {
         self.pixels.iter_mut().zip(other.pixels).for_each(|(a, b)| *a += b);
     }
 
-    fn count(&mut self, flags: u8) {
+    pub(super) fn count(&mut self, flags: u8) {
         for (bit, n) in self.pixels.iter_mut().take(flag::NAMES.len()).enumerate() {
             *n += u64::from(flags >> bit & 1);
         }
@@ -123,10 +135,7 @@ pub fn resolve(
     bins: usize,
 ) -> Slab {
     let (frames, rows, width) = raw.dim();
-    let mut stack = Array3::<f32>::zeros((bins, rows, width));
-    let mut flags = Array2::<u8>::zeros((rows, width));
-    let mut maps = [0; 7].map(|_| Array2::from_elem((rows, width), f32::NAN));
-    let mut sums = Sums { histogram: vec![0.0; bins], ..Sums::default() };
+    let Slab { mut stack, mut flags, mut maps, mut sums } = Slab::empty(bins, rows, width);
     for row in 0..rows {
         let blocks: Vec<(usize, Vec<Done>)> = columns
             .clone()

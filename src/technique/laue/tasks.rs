@@ -11,10 +11,11 @@
 use super::bright::{self, Bright};
 use super::calibrate::{self, Calibration};
 use super::finish::{self, SlabNote};
+use super::gpu;
 use super::plan::{self, Work};
 use super::plot::{Curve, Panel, svg};
 use super::recipe::{Method, Recipe};
-use super::slab::{Resolver, Slab, resolve};
+use super::slab::{Resolver, Slab};
 use super::source::Point;
 use super::stack;
 use crate::formats::part::write_new;
@@ -197,7 +198,8 @@ impl Technique for Laue {
             (Work::Slab { rows, .. }, Loaded::Rows(loaded)) => {
                 let resolver = resolver_for(&recipe, &loaded.point)?;
                 let columns = loaded.point.column_range.clone();
-                let slab = resolve(&resolver, loaded.raw.view(), rows.start, columns, recipe.depth().bins);
+                let at = &ctx.job.scan.name;
+                let slab = gpu::resolve(&resolver, loaded.raw.view(), rows.start, columns, recipe.depth(), at)?;
                 Outcome::Slab(Box::new(slab))
             }
             (Work::Depths { .. } | Work::Finish { .. }, Loaded::Nothing) => Outcome::Nothing,

@@ -65,7 +65,7 @@ pub struct WireSetup {
 }
 
 /// In the plane across the wire: the second axis is the direction of the beam there, so that the beam is `u = 0`.
-type V2 = [f64; 2];
+pub(super) type V2 = [f64; 2];
 
 /// A wire scan, ready for its pixels.
 pub struct WireScan {
@@ -132,6 +132,16 @@ impl WireScan {
         &self.setup
     }
 
+    /// The wire's middle in every frame, its radius, and the share of a depth that is seen across it.
+    pub(super) fn path(&self) -> (&[V2], f64, f64) {
+        (&self.centres, self.radius, self.foreshortening)
+    }
+
+    /// Bins on either side of the fullest that belong to it.
+    pub(super) fn around(&self) -> usize {
+        (PEAK_UM / self.setup.depth.step_um).ceil() as usize
+    }
+
     fn point(&self, row: f64, column: f64) -> V2 {
         let (y, x) = self.region.centre(row, column);
         let p = self.setup.detector.point(y, x);
@@ -139,7 +149,7 @@ impl WireScan {
     }
 
     /// The two edges of a pixel, where the wire's shadow enters and leaves.
-    fn edges(&self, row: usize, column: usize) -> [V2; 2] {
+    pub(super) fn edges(&self, row: usize, column: usize) -> [V2; 2] {
         let (r, c) = (row as f64, column as f64);
         [-0.5, 0.5].map(|h| if self.edge_axis == 0 { self.point(r, c + h) } else { self.point(r + h, c) })
     }
@@ -228,7 +238,7 @@ impl WireScan {
         }
         let grid = &self.setup.depth;
         let peak = (0..depths.len()).max_by(|&a, &b| depths[a].total_cmp(&depths[b])).unwrap_or(0);
-        let around = (PEAK_UM / grid.step_um).ceil() as usize;
+        let around = self.around();
         let (mut moment, mut weight) = (0.0, 0.0);
         for (m, &v) in depths.iter().enumerate().take(peak + around + 1).skip(peak.saturating_sub(around)) {
             moment += v.max(0.0) * grid.centre_um(m);

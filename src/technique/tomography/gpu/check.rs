@@ -59,7 +59,7 @@ impl Finding {
 }
 
 /// `‖got − want‖ / ‖want‖`; infinite when anything is not finite.
-pub(super) fn relative<'a>(got: impl IntoIterator<Item = &'a f32>, want: impl IntoIterator<Item = &'a f32>) -> f64 {
+pub(crate) fn relative<'a>(got: impl IntoIterator<Item = &'a f32>, want: impl IntoIterator<Item = &'a f32>) -> f64 {
     let (mut above, mut below) = (0.0, 0.0);
     let mut want = want.into_iter();
     for &g in got {
@@ -75,7 +75,7 @@ pub(super) fn relative<'a>(got: impl IntoIterator<Item = &'a f32>, want: impl In
 }
 
 /// Largest difference; infinite when anything is not finite or lengths differ.
-fn largest<'a>(got: impl IntoIterator<Item = &'a f32>, want: impl IntoIterator<Item = &'a f32>) -> f64 {
+pub(crate) fn largest<'a>(got: impl IntoIterator<Item = &'a f32>, want: impl IntoIterator<Item = &'a f32>) -> f64 {
     let (mut got, mut want) = (got.into_iter(), want.into_iter());
     let mut most = 0.0_f64;
     loop {
@@ -88,7 +88,7 @@ fn largest<'a>(got: impl IntoIterator<Item = &'a f32>, want: impl IntoIterator<I
 }
 
 /// Elements that differ in their bits.
-pub(super) fn differing<T: PartialEq>(got: &[T], want: &[T]) -> f64 {
+pub(crate) fn differing<T: PartialEq>(got: &[T], want: &[T]) -> f64 {
     if got.len() != want.len() {
         return f64::INFINITY;
     }

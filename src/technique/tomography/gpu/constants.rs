@@ -33,7 +33,7 @@ pub(super) struct Constants {
 }
 
 /// Copies values to the device and waits.
-pub(super) fn put<T: Plain>(gpu: &Gpu, stream: &Stream, values: &[T]) -> Result<Buffer, DeviceError> {
+pub(crate) fn put<T: Plain>(gpu: &Gpu, stream: &Stream, values: &[T]) -> Result<Buffer, DeviceError> {
     let buffer = gpu.alloc(size_of_val(values))?;
     let mut staged = gpu.pinned(size_of_val(values))?;
     staged.as_mut::<T>(values.len()).copy_from_slice(values);

@@ -26,6 +26,10 @@ mod pipeline;
 mod steps;
 mod stripe_steps;
 
+pub(crate) use constants::put;
+pub(crate) use pipeline::pack;
+pub(crate) use steps::Probe;
+
 use super::chain::{BAD_SHARE, RawRows, Repaired};
 use super::compute::{Shared, UPSAMPLING};
 use super::convention;
@@ -133,6 +137,12 @@ fn declined(shared: &Shared<'_>) -> Option<String> {
         (Ok(asked), Ok(usual)) => unknown_choice(&asked, &usual),
         _ => Some("a recipe that cannot be read is done on the CPU".to_owned()),
     }
+}
+
+/// Frees what is kept for the next slab, unless one is being done: another technique wants the memory.
+pub(crate) fn make_room(gpu: &Gpu) {
+    pipeline::yield_memory(gpu);
+    frames::yield_memory();
 }
 
 /// What came of a slab.

@@ -20,6 +20,7 @@ use super::steps::Chunk;
 use crate::device::gpu::{Arg, Buffer, Event, Pinned, Shape, Stream};
 use crate::device::kernels::{File, Program};
 use crate::device::{DeviceError, Gpu};
+use crate::technique::laue;
 use crate::technique::tomography::chain::Repaired;
 use ndarray::{Array3, ArrayView3, Axis, s};
 use rayon::prelude::*;
@@ -135,8 +136,10 @@ pub(super) fn run(gpu: &Gpu, setup: &Setup, projections: &Array3<f32>) -> Result
             *kept = None;
             gpu.forget_plans();
             let pairs = memory::pairs(gpu, setup)?;
+            // So is what others keep, if that makes a difference.
             if pairs < memory::most(setup) {
                 super::frames::yield_memory();
+                laue::gpu::make_room();
                 memory::pairs(gpu, setup)?
             } else {
                 pairs
@@ -265,7 +268,7 @@ fn through(
 }
 
 /// Copies counts into pinned memory; true when they went in two bytes each.
-pub(super) fn pack(from: ArrayView3<'_, f32>, staged: &mut Pinned) -> bool {
+pub(crate) fn pack(from: ArrayView3<'_, f32>, staged: &mut Pinned) -> bool {
     let (angles, rows, columns) = from.dim();
     let frame = rows * columns;
     let whole = AtomicBool::new(true);

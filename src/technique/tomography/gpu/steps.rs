@@ -41,7 +41,7 @@ pub(super) struct Chunk<'a> {
 }
 
 /// Names of kernels and the events behind them.
-pub(super) type Probe = RefCell<Vec<(&'static str, Event)>>;
+pub(crate) type Probe = RefCell<Vec<(&'static str, Event)>>;
 
 /// Threads of a block that works on one line.
 pub(super) const THREADS: u32 = 256;
