@@ -3,7 +3,7 @@
 //! Contract
 //! - [`Pixel::convert`] gives the values that a plain loop gives, bit for bit.
 //! - `wide` destinations, which no cache holds, may be written past the caches: the memory is then not read before it is
-//!   written. Whoever asks for it calls [`settle`] on the same thread before anybody else looks.
+//!   written. Whoever asks for it calls `settle` on the same thread before anybody else looks.
 
 use super::stack::Sample;
 

@@ -5,7 +5,7 @@
 //! - Extents are checked against sane bounds before anything is allocated by them, and contiguous data
 //!   against the size of its file.
 //! - Contiguous, unfiltered, little-endian data is read with `pread` from several threads, without the HDF5
-//!   library and its one lock; so is chunked data with filters that [`super::chunks`] knows. Everything else goes
+//!   library and its one lock; so is chunked data with filters that `chunks` knows. Everything else goes
 //!   through the library by hyperslab, in batches of about `BATCH_BYTES`, so that the lock is never held for long.
 //! - Values come out as f32, as stored: no scaling, no repair of NaN. u32 and f64 lose what f32 cannot hold.
 //! - A row range and a list of frames may be any subset; frames come out in the order of the list.

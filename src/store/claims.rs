@@ -5,8 +5,8 @@
 //! stood still through a lease's worth of successful observations. Takeover renames the old staging away
 //! before anything starts, so that a late publish finds nothing to rename.
 //!
-//! Here are the claim files and how one is won; [`identity`] has who a process is, [`life`] heartbeats, leases and
-//! whether an owner lives, [`staging`] the folder that goes with a claim, and giving both up.
+//! Here are the claim files and how one is won; `identity` has who a process is, `life` heartbeats, leases and
+//! whether an owner lives, `staging` the folder that goes with a claim, and giving both up.
 
 mod identity;
 mod life;

@@ -5,7 +5,7 @@
 //!   makes the content again.
 //! - Every executor that uses a job's folder holds a shared lock on it (`flock`) until it forgets the job or ends, however it
 //!   ends. Who can lock a folder alone may remove it: so the last executor that forgets a job does, and who begins to use a
-//!   folder looks for what dead pilots left ([`UNUSED`]).
+//!   folder looks for what dead pilots left (`UNUSED`).
 //! - `base` is writable by others. The folder below it must be ours and closed to them, or it is not used; links are not
 //!   followed.
 //! - No error is a fault: without room, rights or locks the caller writes to shared scratch instead.

@@ -72,7 +72,7 @@ fn quota_cores() -> usize {
 }
 
 /// Bytes that an executor may hold with everything it starts, when the host's memory is shared by `parts` of them: all of
-/// its share, and [`RUNTIME`].
+/// its share, and `RUNTIME`.
 pub fn executor_memory(parts: usize) -> u64 {
     (free_memory() / parts.max(1) as u64).max(4 * LEAST_MEMORY) + RUNTIME
 }

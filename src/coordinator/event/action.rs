@@ -117,7 +117,7 @@ pub enum Action {
         /// The plan.
         plan: Box<Plan>,
     },
-    /// Give up the claim; staging goes. Answer with [`Event::GivenBack`].
+    /// Give up the claim; staging goes. Answer with `Event::GivenBack`.
     Release {
         /// Its key.
         key: String,
@@ -137,7 +137,7 @@ pub enum Action {
         /// What.
         verdict: Verdict,
     },
-    /// Write, sync and remove a small file on state and outputs; answer with [`Event::StorageProbed`].
+    /// Write, sync and remove a small file on state and outputs; answer with `Event::StorageProbed`.
     ProbeStorage,
     /// Log it, loudly.
     Alarm {

@@ -4,7 +4,7 @@
 //! - Only the owner writes, and from one thread. What [`Writer::append`] returned without error for is on disk, under
 //!   the journal's name, and stays there.
 //! - Compaction writes what stays into another file, syncs it and renames it onto the name. A kill at any moment leaves
-//!   the old journal or the new one, each whole, and both tell a successor the same ([`super::index`]). A reader that
+//!   the old journal or the new one, each whole, and both tell a successor the same (`index`). A reader that
 //!   has the old file open keeps it; `tail -F` finds the new one.
 //! - A rename that fails may have happened. Until it is known nothing is appended: lines written into the file that has
 //!   lost the name would be lost with it.

@@ -86,7 +86,7 @@ pub fn counts_per_quantum(a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>, dark: 
     Some(*ratios.select_nth_unstable_by(middle, f64::total_cmp).1 / MEDIAN_OF_SQUARE)
 }
 
-/// Counts of the brightest pixels of a flat field, [`BRIGHTER`] of them aside.
+/// Counts of the brightest pixels of a flat field, `BRIGHTER` of them aside.
 #[must_use]
 pub fn bright(flat: ArrayView2<'_, f32>, dark: ArrayView2<'_, f32>) -> f64 {
     let mut counts: Vec<f32> = flat.iter().zip(dark).map(|(f, d)| f - d).filter(|v| v.is_finite()).collect();

@@ -4,10 +4,10 @@
 //! - The algorithm is that of the CPU. Positions are equal but where two offsets differ by less than the rounding of
 //!   single-precision correlations; everything behind them is in double precision. What the GPU cannot do it declines, in
 //!   words, and the CPU does it.
-//! - A slab goes through in chunks of rows, and a chunk's bright pixels in batches ([`list`]), both sized to the device's free
+//! - A slab goes through in chunks of rows, and a chunk's bright pixels in batches (`list`), both sized to the device's free
 //!   memory; when memory runs out nevertheless both are halved, and a slab of which not even the least batch fits is
 //!   declined.
-//! - Three streams: while a chunk is decoded the next is uploaded and selected, and the one before downloaded ([`pipeline`]).
+//! - Three streams: while a chunk is decoded the next is uploaded and selected, and the one before downloaded (`pipeline`).
 //! - Whether a pixel has light of a second place is decided on the CPU, for those whose fit leaves more than noise.
 //! - Nothing is added in an order that is not fixed, and no pixel depends on another: results are the same bits however
 //!   the detector is cut, and whatever the batches.
