@@ -51,7 +51,7 @@ impl Needs {
     /// Sizes for a slab, halved so many times.
     pub fn of(setup: &Setup<'_>, halved: u32) -> Self {
         let width = setup.columns.len();
-        let rows = (CHUNK / width >> halved).clamp(1, setup.rows.max(1));
+        let rows = ((CHUNK / width) >> halved).clamp(1, setup.rows.max(1));
         let mut needs = Self {
             halved,
             frames: setup.frames,
