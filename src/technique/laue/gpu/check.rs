@@ -3,7 +3,6 @@
 //! One code for two places: tests run it on the emulated device in small sizes, `beampilot bench gpu` on a card in larger
 //! ones. Tolerances are derived beside each check; a comparison with anything that is not finite fails.
 
-use super::list;
 use super::memory::{Needs, WARPS};
 use super::pipeline;
 use super::slot::{MAPS, Slot};
@@ -241,21 +240,25 @@ impl Rig<'_> {
         self.find(format!("{name}: laue_normal: right-hand side"), fits[1], 1e-12);
         // The twin on the same matrix: rounding times the matrix's condition on the passive columns, 1e8 at degree 5.
         self.find(format!("{name}: laue_nnls: coefficients"), fits[2], 1e-7);
-        let want = slab::resolve(&resolver, raw.view(), 0, 0..size.columns, needs.bins);
         let stack = self.get::<f32>(&slot.stack, needs.bins * pixels)?;
         let maps = self.get::<f32>(&slot.maps, MAPS * count)?;
-        let clear = |p: &list::Listed| {
-            let at = [p.place / size.columns, p.place % size.columns];
-            let overlap = want.flags[at] & flag::OVERLAP != 0;
-            want.maps[2][at].is_finite() && !overlap && !on_the_edge(want.maps[2][at], decoding.mask.resolution_um)
-        };
         let (mut got, mut deposited, mut kev) = (Vec::new(), Vec::new(), 0.0);
-        for (i, p) in slot.list.iter().enumerate().filter(|(_, p)| clear(p)) {
-            let at = [p.place / size.columns, p.place % size.columns];
+        let mut work = decoder.work();
+        // Some are enough: whole slabs are compared elsewhere.
+        for (i, p) in slot.list.iter().enumerate().step_by(count.div_ceil(6).max(2)) {
+            let (row, column) = (p.place / size.columns, p.place % size.columns);
+            series.clear();
+            series.extend(raw.slice(s![.., row, column]));
+            let mut depths = vec![0.0; needs.bins];
+            let (want, _) = decoder.decode(&series, row, column, &mut work, &mut depths);
+            let overlap = want.flags & flag::OVERLAP != 0;
+            if want.position_um.is_nan() || overlap || on_the_edge(want.position_um, decoding.mask.resolution_um) {
+                continue;
+            }
             got.extend((0..needs.bins).map(|m| stack[m * pixels + p.place]));
-            deposited.extend(want.stack.slice(s![.., at[0], at[1]]));
+            deposited.extend(depths.iter().map(|&v| v as f32));
             if !aperture.energies.is_empty() {
-                let (a, b) = (maps[4 * count + i], want.maps[4][at]);
+                let (a, b) = (maps[4 * count + i], want.energy_kev);
                 kev += f64::from(u8::from(a != b && !(a.is_nan() && b.is_nan())));
             }
         }
