@@ -10,9 +10,9 @@
 
 use super::frame_steps::{Batch, Shared, Size};
 use super::memory::PLANNED;
-use super::pipeline::{Slot, pack};
+use super::pipeline::Slot;
 use super::steps::Queue;
-use crate::device::gpu::{Arg, Buffer, Pinned, Shape, Stream};
+use crate::device::gpu::{Buffer, Pinned, Stream};
 use crate::device::kernels::{File, Program};
 use crate::device::{DeviceError, Gpu};
 use crate::technique::Fault;
@@ -231,7 +231,6 @@ fn through(
 ) -> Result<Repaired, DeviceError> {
     let Workspace { key, slots, clean, cells, flagged, counters, counted, upload, compute, download } = workspace;
     let size = key.1;
-    let decode = gpu.function(&Program::of(File::Normalise), "counts_to_floats")?;
     let zinger = steps.zinger.map(|z| (z.width / 2, z.threshold));
     compute.zero(counters, 16)?;
     let count = frames.len_of(Axis(0));
@@ -240,22 +239,7 @@ fn through(
     for (k, run) in runs.iter().enumerate() {
         let slot = &mut slots[k % 2];
         let values = run.len() * size.frame();
-        slot.up.synchronize()?;
-        let short = pack(frames.slice(s![run.clone(), .., ..]), &mut slot.staged);
-        upload.wait(&slot.done)?;
-        if short {
-            upload.upload::<u16>(&slot.staged, values, &slot.raw)?;
-        } else {
-            upload.upload::<f32>(&slot.staged, values, &slot.raw)?;
-        }
-        upload.record(&slot.up)?;
-
-        compute.wait(&slot.up)?;
-        compute.wait(&slot.down)?;
-        if short {
-            let arguments = [Arg::from(&slot.raw), Arg::from(&*clean), values.into()];
-            compute.launch(decode, Shape::line(values.div_ceil(1024).min(65_536), 256), &arguments)?;
-        }
+        let short = slot.feed(gpu, [&*upload, &*compute], frames.slice(s![run.clone(), .., ..]), clean)?;
         Batch {
             queue: Queue { gpu, stream: compute, probe: None },
             size,

@@ -52,6 +52,36 @@ impl Slot {
             down: gpu.event()?,
         })
     }
+
+    /// Packs counts and uploads them, once what was in their place is used and what was made of it is copied out. True: they
+    /// travelled in two bytes, and `compute` makes floats of them in `floats`; else they lie in `raw`.
+    pub fn feed(
+        &mut self,
+        gpu: &Gpu,
+        [upload, compute]: [&Stream; 2],
+        counts: ArrayView3<'_, f32>,
+        floats: &Buffer,
+    ) -> Result<bool, DeviceError> {
+        let count = counts.len();
+        self.up.synchronize()?;
+        let short = pack(counts, &mut self.staged);
+        upload.wait(&self.done)?;
+        if short {
+            upload.upload::<u16>(&self.staged, count, &self.raw)?;
+        } else {
+            upload.upload::<f32>(&self.staged, count, &self.raw)?;
+        }
+        upload.record(&self.up)?;
+
+        compute.wait(&self.up)?;
+        compute.wait(&self.down)?;
+        if short {
+            let decode = gpu.function(&Program::of(File::Normalise), "counts_to_floats")?;
+            let arguments = [Arg::from(&self.raw), Arg::from(floats), count.into()];
+            compute.launch(decode, Shape::line(count.div_ceil(1024).min(65_536), 256), &arguments)?;
+        }
+        Ok(short)
+    }
 }
 
 /// Memory and streams for chunks of one shape.
@@ -200,10 +230,8 @@ fn through(
         key, slots, counts, sinograms, arena, flagged, counters, counted, upload, compute, download, ..
     } = workspace;
     let needs = key.1;
-    let columns = setup.plan.columns;
     let size = setup.size();
     compute.zero(counters, 24)?;
-    let decode = gpu.function(&Program::of(File::Normalise), "counts_to_floats")?;
     let chunks: Vec<Range<usize>> = (0..setup.rows)
         .step_by(2 * needs.pairs)
         .map(|first| first..(first + 2 * needs.pairs).min(setup.rows))
@@ -212,24 +240,7 @@ fn through(
         let slot = &mut slots[k % 2];
         let first_held = (setup.before + rows.start).saturating_sub(setup.reach());
         let held = first_held..(setup.before + rows.end + setup.reach()).min(setup.held);
-        let count = setup.plan.angles * held.len() * columns;
-
-        slot.up.synchronize()?;
-        let short = pack(projections.slice(s![.., held.clone(), ..]), &mut slot.staged);
-        upload.wait(&slot.done)?;
-        if short {
-            upload.upload::<u16>(&slot.staged, count, &slot.raw)?;
-        } else {
-            upload.upload::<f32>(&slot.staged, count, &slot.raw)?;
-        }
-        upload.record(&slot.up)?;
-
-        compute.wait(&slot.up)?;
-        compute.wait(&slot.down)?;
-        if short {
-            let arguments = [Arg::from(&slot.raw), Arg::from(&*counts), count.into()];
-            compute.launch(decode, Shape::line(count.div_ceil(1024).min(65_536), 256), &arguments)?;
-        }
+        let short = slot.feed(gpu, [&*upload, &*compute], projections.slice(s![.., held.clone(), ..]), counts)?;
         Chunk {
             gpu,
             stream: compute,
